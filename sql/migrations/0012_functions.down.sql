@@ -1,0 +1,12 @@
+DROP FUNCTION pgsagaz.hand_back(bigint, bigint, boolean);
+DROP FUNCTION pgsagaz.dissolve(bigint, boolean);
+DROP FUNCTION pgsagaz.retry_later(uuid, text[], bigint, bigint, text, text, text, boolean, double precision, double precision);
+DROP FUNCTION pgsagaz.settle(uuid, text[], bigint, bigint, text, text, text, integer, text, boolean, integer, json, text,
+    double precision, text, text, integer, text, jsonb, text[], text[], integer[], text[]);
+DROP FUNCTION pgsagaz.spawn(uuid, text[], text[], integer[], text[]);
+DROP FUNCTION pgsagaz.fence(uuid, text[], bigint, bigint);
+DROP FUNCTION pgsagaz.command(uuid, text, text, jsonb);
+DROP FUNCTION pgsagaz.start(text, json, text, text[], integer, interval, uuid, text, integer, boolean, boolean);
+DROP FUNCTION pgsagaz.hint(uuid, text, integer, bigint, text, text);
+DROP FUNCTION pgsagaz.durable();
+UPDATE pgsagaz.schema_info SET version = 11;

@@ -1,0 +1,265 @@
+-- A step's commit must be on disk before anybody hears of it. Not a SET clause (it would revert before
+-- COMMIT), and not where the session asks for more than the local disk (remote_apply).
+CREATE FUNCTION pgsagaz.durable() RETURNS void
+    LANGUAGE sql VOLATILE
+    AS $$
+    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') IN ('off', 'local')
+    $$;
+
+-- The River job that hints at a lane (0: at the saga's commands). The one place that writes river_job,
+-- in the shape that River's own insert gives it (held by a test).
+CREATE FUNCTION pgsagaz.hint(p_saga uuid, p_name text, p_version integer, p_lane bigint, p_step text, p_queue text)
+    RETURNS bigint
+    LANGUAGE sql VOLATILE
+    AS $$
+    INSERT INTO pgsagaz.river_job (args, kind, max_attempts, queue, metadata, tags)
+    VALUES (jsonb_build_object('saga_id', p_saga, 'lane', p_lane, 'step', p_step),
+            'pgsagaz/' || p_name || '/' || p_version, 32767, p_queue,
+            jsonb_build_object('saga', p_name, 'saga_id', p_saga, 'step', p_step), ARRAY[p_name])
+    RETURNING id
+    $$;
+
+-- Starts a saga in the caller's transaction: its row, one lane and one River job; nothing here depends
+-- on the graph. With p_key, the same key and input give the same saga again (existed), the same key with
+-- another input an error PS006. p_version null: the highest that a live worker has, else the highest registered.
+CREATE FUNCTION pgsagaz.start(
+    p_name text, p_input json, p_key text DEFAULT NULL, p_tags text[] DEFAULT '{}', p_version integer DEFAULT NULL,
+    p_timeout interval DEFAULT NULL, p_id uuid DEFAULT NULL, p_traceparent text DEFAULT NULL,
+    p_max_bytes integer DEFAULT 1048576, p_wake boolean DEFAULT false, p_registered boolean DEFAULT true,
+    OUT id uuid, OUT version integer, OUT existed boolean)
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    canonical text;
+    hash      bytea;
+    lane_id   bigint;
+    before    pgsagaz.start_key;
+    known     pgsagaz.definition;
+BEGIN
+    IF p_name IS NULL OR p_input IS NULL THEN
+        RAISE EXCEPTION 'pgsagaz: start needs a saga name and an input' USING ERRCODE = 'PS007';
+    END IF;
+    IF octet_length(p_input::text) > p_max_bytes THEN
+        RAISE EXCEPTION 'pgsagaz: input of saga % is % bytes, the limit is %', p_name, octet_length(p_input::text), p_max_bytes
+            USING ERRCODE = 'PS008';
+    END IF;
+    PERFORM pgsagaz.durable();
+
+    version := p_version;
+    IF version IS NULL OR p_registered THEN
+        SELECT d.* INTO known FROM pgsagaz.definition d
+            WHERE d.name = p_name AND (p_version IS NULL OR d.version = p_version)
+            ORDER BY EXISTS (SELECT FROM pgsagaz.worker w
+                             WHERE w.definitions @> ARRAY[d.name || '/' || d.version]
+                               AND w.beat_at > pgsagaz.now() - w.lease) DESC,
+                     d.version DESC
+            LIMIT 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'pgsagaz: unknown saga %', p_name || coalesce(' version ' || p_version, '')
+                USING ERRCODE = 'PS005',
+                      HINT = 'Registered: ' || coalesce((SELECT string_agg(d.name || ' ' || d.version, ', ' ORDER BY d.name, d.version)
+                                                         FROM pgsagaz.definition d), 'none yet; a worker registers its sagas when it starts') || '.';
+        END IF;
+        version := known.version;
+    END IF;
+
+    id := coalesce(p_id, pgsagaz.uuid7());
+    existed := false;
+    IF p_key IS NOT NULL THEN
+        IF octet_length(p_key) NOT BETWEEN 1 AND 512 THEN
+            RAISE EXCEPTION 'pgsagaz: start key of saga % must have 1 to 512 bytes', p_name USING ERRCODE = 'PS007';
+        END IF;
+        BEGIN
+            canonical := p_input::jsonb::text;
+        EXCEPTION WHEN untranslatable_character THEN -- \u0000 is JSON, and not jsonb
+            canonical := p_input::text;
+        END;
+        hash := sha256(convert_to(canonical, 'UTF8'));
+        -- Two starts of one key at once: the second waits here for the first's commit, and then finds it.
+        INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash) VALUES (p_name, p_key, id, hash)
+            ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            SELECT k.* INTO STRICT before FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key;
+            IF before.input_hash <> hash THEN
+                RAISE EXCEPTION 'pgsagaz: saga % with key % was started with another input', p_name, p_key
+                    USING ERRCODE = 'PS006', DETAIL = 'It is saga ' || before.saga_id || '.';
+            END IF;
+            id := before.saga_id;
+            existed := true;
+            SELECT s.version INTO version FROM pgsagaz.saga s WHERE s.id = before.saga_id;
+            RETURN;
+        END IF;
+    END IF;
+
+    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline)
+        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent,
+                pgsagaz.now() + coalesce(p_timeout, known.timeout));
+    lane_id := nextval('pgsagaz.lane_id_seq');
+    INSERT INTO pgsagaz.lane (id, saga_id, step, queue, job_id)
+        VALUES (lane_id, id, '', 'default', pgsagaz.hint(id, p_name, version, lane_id, '', 'default'));
+    IF p_wake THEN -- inside the transaction: its commit then waits for every other notifying commit
+        PERFORM pg_notify('pgsagaz.river_insert', '{"queue":"default"}');
+    END IF;
+END
+$$;
+
+-- Asks for something; see the table command.
+CREATE FUNCTION pgsagaz.command(p_saga uuid, p_kind text, p_reason text, p_body jsonb DEFAULT NULL)
+    RETURNS text -- the saga's state as the asker saw it
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    s pgsagaz.saga;
+BEGIN
+    SELECT * INTO s FROM pgsagaz.saga WHERE id = p_saga;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
+    END IF;
+    PERFORM pgsagaz.durable();
+    INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
+        VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'default'));
+    RETURN s.state;
+END
+$$;
+
+-- Locks the saga's row and proves that it is in a state that the caller may act in, and that the
+-- caller still drives its lane. Raises PS001 no such saga, PS002 other state, PS003 lane lost.
+CREATE FUNCTION pgsagaz.fence(p_saga uuid, p_from text[], p_lane bigint, p_token bigint) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    current_state text;
+BEGIN
+    SELECT state INTO current_state FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
+    END IF;
+    PERFORM FROM pgsagaz.lane WHERE id = p_lane AND token = p_token FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: lane % of saga % was taken over', p_lane, p_saga USING ERRCODE = 'PS003';
+    END IF;
+    IF current_state <> ALL (p_from) THEN
+        RAISE EXCEPTION 'pgsagaz: saga % is %', p_saga, current_state USING ERRCODE = 'PS002';
+    END IF;
+END
+$$;
+
+-- Puts lanes at steps that are ready, each with a job. Called under the saga's lock.
+CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
+    RETURNS void
+    LANGUAGE sql VOLATILE
+    AS $$
+    INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, job_id)
+    SELECT t.lane, s.id, t.step, t.direction, t.generation, t.queue,
+           pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue)
+    FROM pgsagaz.saga s,
+         LATERAL (SELECT nextval('pgsagaz.lane_id_seq') AS lane, u.*
+                  FROM unnest(p_steps, p_directions, p_generations, p_queues) AS u(step, direction, generation, queue)
+                  OFFSET 0) t
+    WHERE s.id = p_saga
+    $$;
+
+-- Ends a step: fence, outcome, the lane's next step (null: the lane ends), the state (null: as it was),
+-- lanes for whatever else is ready. One statement, so that it travels with the COMMIT.
+CREATE FUNCTION pgsagaz.settle(
+    p_saga uuid, p_from text[], p_lane bigint, p_token bigint, p_worker text,
+    p_step text, p_direction text, p_generation integer,
+    p_outcome text, -- null: nothing to record
+    p_in_doubt boolean, p_attempt integer, p_result json, p_error text, p_took double precision, -- seconds
+    p_next_step text, p_next_direction text, p_next_generation integer,
+    p_state text, p_cause jsonb,
+    p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    current_state text;
+BEGIN
+    SELECT state INTO current_state FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
+    END IF;
+
+    -- The lane is the fence: whoever took it over has given it a token of his own. (No lane: a command
+    -- or a late result is recorded, and nobody's claim ends.)
+    IF p_lane IS NULL THEN
+        NULL;
+    ELSIF p_next_step IS NOT NULL THEN
+        UPDATE pgsagaz.lane SET step = p_next_step, direction = p_next_direction, generation = p_next_generation,
+                                attempt = 0, crashes = 0, in_doubt = false, error = NULL
+            WHERE id = p_lane AND token = p_token;
+    ELSE
+        DELETE FROM pgsagaz.lane WHERE id = p_lane AND token = p_token;
+    END IF;
+    IF p_lane IS NOT NULL AND NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: lane % of saga % was taken over', p_lane, p_saga USING ERRCODE = 'PS003';
+    END IF;
+    IF current_state <> ALL (p_from) THEN
+        RAISE EXCEPTION 'pgsagaz: saga % is %', p_saga, current_state USING ERRCODE = 'PS002';
+    END IF;
+
+    IF p_outcome IS NOT NULL THEN
+        INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, token, worker,
+                                  result, error, started_at, ended_at)
+            VALUES (p_saga, p_step, p_direction, p_generation, p_outcome, p_in_doubt, p_attempt, p_token, p_worker,
+                    p_result, p_error, pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now());
+    END IF;
+    IF p_state IS NOT NULL THEN
+        UPDATE pgsagaz.saga SET state = p_state, cause = coalesce(cause, p_cause),
+                                ended_at = CASE WHEN p_state IN ('completed', 'compensated') THEN pgsagaz.now() END
+            WHERE id = p_saga;
+    END IF;
+    IF p_steps IS NOT NULL THEN
+        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues);
+    END IF;
+END
+$$;
+
+-- Gives the lane back after a failed attempt. It is due again after p_delay seconds by this clock;
+-- below 0 it is parked until an operator acts.
+CREATE FUNCTION pgsagaz.retry_later(
+    p_saga uuid, p_from text[], p_lane bigint, p_token bigint, p_worker text,
+    p_kind text, p_error text, p_in_doubt boolean, p_took double precision, p_delay double precision)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    -- Under the saga's lock: whoever turns the saga back dissolves the lanes that wait, and must not
+    -- take this one for one that is still being worked.
+    PERFORM pgsagaz.fence(p_saga, p_from, p_lane, p_token);
+    WITH l AS (
+        UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL, attempt = attempt + 1,
+                                in_doubt = in_doubt OR p_in_doubt, error = p_error,
+                                run_at = CASE WHEN p_delay < 0 THEN 'infinity'
+                                              ELSE pgsagaz.now() + make_interval(secs => p_delay) END
+        WHERE id = p_lane RETURNING *)
+    INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
+        SELECT saga_id, step, direction, generation, attempt, p_kind, p_worker, p_error,
+               pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now() FROM l;
+END
+$$;
+
+-- Takes away a lane that waits, since its saga turns back. A call that was begun there and whose outcome
+-- is unknown is recorded as in doubt, so that it is resolved and undone. Called under the saga's lock.
+CREATE FUNCTION pgsagaz.dissolve(p_lane bigint, p_record boolean) RETURNS void
+    LANGUAGE sql VOLATILE
+    AS $$
+    WITH l AS (DELETE FROM pgsagaz.lane WHERE id = p_lane RETURNING *)
+    INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, error, started_at, ended_at)
+    SELECT saga_id, step, direction, generation, 'failed', true, attempt,
+           coalesce(error, 'the worker died during the call'), pgsagaz.now(), pgsagaz.now()
+    FROM l WHERE p_record
+    $$;
+
+-- Hands the lane back untouched, with a job for whoever is next: at a shutdown, or when a lane has
+-- used up its budget.
+CREATE FUNCTION pgsagaz.hand_back(p_lane bigint, p_token bigint, p_in_doubt boolean) RETURNS void
+    LANGUAGE sql VOLATILE
+    AS $$
+    UPDATE pgsagaz.lane l SET worker = NULL, token = NULL, run_at = pgsagaz.now(), in_doubt = l.in_doubt OR p_in_doubt,
+                              job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+    FROM pgsagaz.saga s
+    WHERE l.id = p_lane AND l.token = p_token AND s.id = l.saga_id
+    $$;
+
+UPDATE pgsagaz.schema_info SET version = 12;

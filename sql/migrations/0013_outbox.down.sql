@@ -1,0 +1,2 @@
+DROP TABLE pgsagaz.outbox;
+UPDATE pgsagaz.schema_info SET version = 12;

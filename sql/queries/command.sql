@@ -1,0 +1,1 @@
+SELECT pgsagaz.command($1, $2, $3)

@@ -1,0 +1,3 @@
+-- Under the saga's lock: parked lanes are due again, with all their attempts.
+UPDATE pgsagaz.lane SET run_at = pgsagaz.now(), attempt = 0, crashes = 0, job_id = NULL
+WHERE saga_id = $1 AND worker IS NULL AND run_at = 'infinity'

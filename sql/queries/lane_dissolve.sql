@@ -1,0 +1,1 @@
+SELECT pgsagaz.dissolve($1, $2)

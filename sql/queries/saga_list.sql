@@ -1,0 +1,11 @@
+-- Newest first, a page after $7. Ids are UUIDv7, so their order is that of the starts.
+SELECT s.id::text, s.name, s.version, s.state, coalesce(s.key, ''), s.tags, s.cause, s.created_at, s.deadline, s.ended_at
+FROM pgsagaz.saga s
+WHERE ($1::text[] IS NULL OR s.state = ANY ($1))
+  AND ($2::text IS NULL OR s.name = $2)
+  AND ($3::text IS NULL OR s.tags @> ARRAY[$3])
+  AND ($4::text IS NULL OR s.key = $4)
+  AND ($5::timestamptz IS NULL OR s.created_at <= $5)
+  AND ($6::timestamptz IS NULL OR s.created_at >= $6)
+  AND ($7::uuid IS NULL OR s.id < $7)
+ORDER BY s.id DESC LIMIT $8

@@ -1,0 +1,1 @@
+SELECT state FROM pgsagaz.saga WHERE id = $1

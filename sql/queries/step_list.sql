@@ -1,0 +1,3 @@
+-- In a statement of its own, as lane_list.sql says.
+SELECT step, direction, generation, outcome, in_doubt, coalesce(token, 0), result, coalesce(error, '')
+FROM pgsagaz.step WHERE saga_id = $1 ORDER BY generation

@@ -1,0 +1,1 @@
+SELECT id, token FROM pgsagaz.lane WHERE worker = $1

@@ -1,0 +1,1 @@
+UPDATE pgsagaz.worker SET beat_at = pgsagaz.now() WHERE id = $1

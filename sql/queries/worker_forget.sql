@@ -1,0 +1,1 @@
+DELETE FROM pgsagaz.worker WHERE id = $1
