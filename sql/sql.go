@@ -18,10 +18,10 @@ var (
 	//go:embed queries/command_unpark.sql
 	CommandUnpark string
 
-	//go:embed queries/tx_begin.sql
-	TxBegin string
 	//go:embed queries/tx_idle_limit.sql
 	TxIdleLimit string
+	//go:embed queries/lane_begin.sql
+	LaneBegin string
 	//go:embed queries/lane_take.sql
 	LaneTake string
 	//go:embed queries/lane_mine.sql
@@ -34,8 +34,6 @@ var (
 	LaneHandBack string
 	//go:embed queries/saga_lock.sql
 	SagaLock string
-	//go:embed queries/saga_read.sql
-	SagaRead string
 	//go:embed queries/saga_get.sql
 	SagaGet string
 	//go:embed queries/saga_list.sql
@@ -73,6 +71,8 @@ var (
 	SweepDead string
 	//go:embed queries/sweep_hints.sql
 	SweepHints string
+	//go:embed queries/sweep_lost.sql
+	SweepLost string
 	//go:embed queries/sweep_deadlines.sql
 	SweepDeadlines string
 	//go:embed queries/sweep_due.sql

@@ -63,7 +63,7 @@ CREATE TABLE pgsagaz.lane (
     CONSTRAINT lane_has_worker_and_token CHECK ((worker IS NULL) = (token IS NULL))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX lane_saga_idx ON pgsagaz.lane (saga_id);
-CREATE INDEX lane_waiting_idx ON pgsagaz.lane (run_at) WHERE worker IS NULL;
+CREATE INDEX lane_waiting_idx ON pgsagaz.lane (run_at) WHERE worker IS NULL AND job_id IS NULL;
 CREATE INDEX lane_worker_idx ON pgsagaz.lane (worker) WHERE worker IS NOT NULL;
 
 -- What is known of each step, for good. The primary key is the promise: one outcome a step, direction

@@ -1,6 +1,7 @@
 DROP FUNCTION pgsagaz.hand_back(bigint, bigint, boolean);
 DROP FUNCTION pgsagaz.dissolve(bigint, boolean);
 DROP FUNCTION pgsagaz.retry_later(uuid, text[], bigint, bigint, text, text, text, boolean, double precision, double precision);
+DROP FUNCTION pgsagaz.begin(uuid, bigint, text, bigint, text, text[], text[], integer[], text[]);
 DROP FUNCTION pgsagaz.settle(uuid, text[], bigint, bigint, text, text, text, integer, text, boolean, integer, json, text,
     double precision, text, text, integer, text, jsonb, text[], text[], integer[], text[]);
 DROP FUNCTION pgsagaz.spawn(uuid, text[], text[], integer[], text[]);

@@ -115,6 +115,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
     END IF;
+    IF s.ended_at IS NOT NULL THEN
+        RETURN s.state; -- nothing left to ask for
+    END IF;
     PERFORM pgsagaz.durable();
     INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
         VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'default'));
@@ -158,6 +161,41 @@ CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], 
                   OFFSET 0) t
     WHERE s.id = p_saga
     $$;
+
+-- Begins a saga: takes the lane that its start left and puts it at p_step (null: the lane ends), with
+-- lanes for the other first steps. No row: nothing to begin, or somebody else does.
+CREATE FUNCTION pgsagaz.begin(
+    p_saga uuid, p_lane bigint, p_worker text, p_token bigint, p_step text,
+    p_steps text[], p_directions text[], p_generations integer[], p_queues text[],
+    OUT state text, OUT input json, OUT seconds_left double precision)
+    RETURNS SETOF record
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    s pgsagaz.saga;
+BEGIN
+    SELECT * INTO s FROM pgsagaz.saga g WHERE g.id = p_saga FOR NO KEY UPDATE;
+    IF NOT FOUND OR s.state <> 'running' THEN -- cancelled before it began: the command sees to the lane
+        RETURN;
+    END IF;
+    IF p_step IS NULL THEN
+        DELETE FROM pgsagaz.lane l WHERE l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+    ELSE
+        UPDATE pgsagaz.lane l SET worker = p_worker, token = p_token, step = p_step
+            WHERE l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF p_steps IS NOT NULL THEN
+        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues);
+    END IF;
+    state := s.state;
+    input := s.input;
+    seconds_left := extract(epoch FROM s.deadline - pgsagaz.now());
+    RETURN NEXT;
+END
+$$;
 
 -- Ends a step: fence, outcome, the lane's next step (null: the lane ends), the state (null: as it was),
 -- lanes for whatever else is ready. One statement, so that it travels with the COMMIT.

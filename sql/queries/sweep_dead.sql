@@ -8,7 +8,7 @@ WITH dead AS (
       AND (w.beat_at < pgsagaz.now() - w.lease
         OR (w.beat_at < pgsagaz.now() - $2::interval
             AND NOT EXISTS (SELECT FROM pg_locks l
-                            WHERE l.locktype = 'advisory' AND l.classid = 1347900250 AND l.objid = w.lock_key::oid
+                            WHERE l.locktype = 'advisory' AND l.classid = 1346851674 AND l.objid = w.lock_key::oid
                               AND l.objsubid = 2 AND l.granted
                               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))
     FOR UPDATE SKIP LOCKED

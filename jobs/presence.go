@@ -1,0 +1,119 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// lockClass is the first half of every worker's session lock: "PGSZ".
+const lockClass = 0x5047535A
+
+const beat = 500 * time.Millisecond
+
+// presence shows that a worker lives, in two ways: a session lock, which the server frees the moment
+// the process is gone, and a heartbeat, which stops when the process hangs.
+type presence struct {
+	w     *Worker
+	first chan struct{} // closed once the worker is on the list
+	// lost is when the session was last lost, in Unix nanoseconds; 0: never. If the server itself went
+	// away, everybody's was: for one lease this worker takes nobody for dead.
+	lost atomic.Int64
+}
+
+func newPresence(w *Worker) *presence { return &presence{w: w, first: make(chan struct{})} }
+
+// mayReap says whether this worker may take others for dead.
+func (p *presence) mayReap() bool {
+	lost := p.lost.Load()
+	return lost == 0 || time.Since(time.Unix(0, lost)) > p.w.cfg.Lease
+}
+
+// run keeps a session until ctx ends.
+func (p *presence) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := p.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.lost.Store(time.Now().UnixNano())
+		p.w.log.WarnContext(ctx, "lost the session that shows that this worker lives; taking a new one", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (p *presence) session(ctx context.Context) error {
+	config := p.w.cfg.Direct
+	if config == nil {
+		config = p.w.engine.Pool().Config().ConnConfig
+	}
+	config = config.Copy()
+	config.Tracer = nil
+	config.RuntimeParams["application_name"] = "pgsagaz worker"
+	config.ConnectTimeout = 2 * time.Second
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}()
+	if err := p.signOn(ctx, conn); err != nil {
+		return err
+	}
+	if p.lost.Load() == 0 {
+		close(p.first)
+		p.lost.Store(1) // long ago: the first session has come
+	}
+	tick := time.NewTicker(min(beat, p.w.cfg.Lease/4))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		bounded, cancel := context.WithTimeout(ctx, p.w.cfg.Lease)
+		tag, err := conn.Exec(bounded, sql.WorkerBeat, p.w.cfg.ID)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 { // taken for dead long ago, and cleared away
+			if err := p.signOn(ctx, conn); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (p *presence) signOn(ctx context.Context, conn *pgx.Conn) error {
+	h := fnv.New32a()
+	h.Write([]byte(p.w.cfg.ID))
+	key := int32(h.Sum32())
+	// A beat need not be on disk.
+	if _, err := conn.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+		return err
+	}
+	// Not waiting: after a reconnect the server may still think that the old session lives. The beats
+	// carry the worker until the next session then.
+	if _, err := conn.Exec(ctx, "SELECT pg_try_advisory_lock($1, $2)", int32(lockClass), key); err != nil {
+		return fmt.Errorf("session lock: %w", err)
+	}
+	host, _ := os.Hostname()
+	_, err := conn.Exec(ctx, sql.WorkerRegister, p.w.cfg.ID, host, os.Getpid(), key, p.w.cfg.Lease, p.w.engine.Definitions())
+	return err
+}

@@ -1,0 +1,242 @@
+package pgengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// Config tunes an [Engine]. The zero value is an engine that starts, reads and controls sagas, and has
+// the code of none.
+type Config struct {
+	Sagas  []Definition
+	Logger *slog.Logger // nil: slog.Default()
+	// MaxPayload limits an input and a result, in bytes of JSON. 0: 1 MiB.
+	MaxPayload int
+	// MaxCrashes is how many workers may die at one step of a saga before the step has failed: it is
+	// the step that kills them. 0: 10.
+	MaxCrashes int
+	// NoWake leaves all NOTIFYs out: whatever is started or scheduled is found by the workers' polls.
+	NoWake bool
+}
+
+// Engine starts sagas, drives them, and tells about them. It starts no goroutine. Safe for concurrent use.
+type Engine struct {
+	pool       *pgxpool.Pool
+	log        *slog.Logger
+	maxPayload int
+	maxCrashes int
+	graphs     map[string]map[int]*graph // by name and version
+	latest     map[string]*graph
+	waker      *sql.Waker // nil: NoWake
+
+	mu   sync.Mutex
+	held map[int64]int64            // lanes this process drives -> token; a lane is listed before it is taken
+	ends map[string][]chan struct{} // who waits in this process for a saga's end
+}
+
+// New makes an engine over pool. Every definition is checked, and all that is wrong with any is
+// reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
+func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
+	e := &Engine{
+		pool: pool, log: cfg.Logger, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
+		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
+		held: map[int64]int64{}, ends: map[string][]chan struct{}{},
+	}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
+	if e.maxPayload <= 0 {
+		e.maxPayload = 1 << 20
+	}
+	if e.maxCrashes <= 0 {
+		e.maxCrashes = 10
+	}
+	if !cfg.NoWake {
+		e.waker = sql.NewWaker(pool, 0)
+	}
+	var problems []error
+	for i, d := range cfg.Sagas {
+		if d == nil {
+			problems = append(problems, &DefinitionError{Saga: fmt.Sprintf("Sagas[%d]", i), Problem: "is nil"})
+			continue
+		}
+		g, wrong := d.definition()
+		problems = append(problems, wrong...)
+		if g == nil {
+			continue
+		}
+		if e.graphs[g.name] == nil {
+			e.graphs[g.name] = map[int]*graph{}
+		}
+		if e.graphs[g.name][g.version] != nil {
+			problems = append(problems, &DefinitionError{Saga: g.name, Problem: fmt.Sprintf("version %d is defined twice", g.version)})
+		}
+		e.graphs[g.name][g.version] = g
+		if l := e.latest[g.name]; l == nil || l.version < g.version {
+			e.latest[g.name] = g
+		}
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	return e, nil
+}
+
+// Pool is the pool the engine works with.
+func (e *Engine) Pool() *pgxpool.Pool { return e.pool }
+
+// Logger is the engine's logger.
+func (e *Engine) Logger() *slog.Logger { return e.log }
+
+// all lists the engine's definitions by name and version.
+func (e *Engine) all() []*graph {
+	var gs []*graph
+	for _, name := range slices.Sorted(maps.Keys(e.graphs)) {
+		for _, version := range slices.Sorted(maps.Keys(e.graphs[name])) {
+			gs = append(gs, e.graphs[name][version])
+		}
+	}
+	return gs
+}
+
+// Kinds are the River kinds of the sagas that this engine has the code of.
+func (e *Engine) Kinds() []string {
+	var kinds []string
+	for _, g := range e.all() {
+		kinds = append(kinds, g.kind())
+	}
+	return kinds
+}
+
+// Queues are the queues that the engine's sagas use; the default one is always among them.
+func (e *Engine) Queues() []string {
+	queues := map[string]bool{defaultQueue: true}
+	for _, g := range e.all() {
+		for _, n := range g.nodes {
+			if n.queue != "" {
+				queues[n.queue] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(queues))
+}
+
+// Definitions names the engine's sagas as name/version.
+func (e *Engine) Definitions() []string {
+	var names []string
+	for _, g := range e.all() {
+		names = append(names, fmt.Sprintf("%s/%d", g.name, g.version))
+	}
+	return names
+}
+
+// Register writes the engine's definitions into the database, so that tools can draw them and others
+// can start them by name. A worker does it when it runs. A graph that changed under an unchanged version
+// is refused while unfinished sagas run on the old one.
+func (e *Engine) Register(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+		for _, g := range e.all() {
+			if err := register(ctx, tx, g, e.log); err != nil {
+				return fmt.Errorf("register saga %s version %d: %w", g.name, g.version, err)
+			}
+		}
+		return nil
+	})
+}
+
+func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error {
+	now := g.public()
+	var stored Graph
+	var seconds float64
+	err := tx.QueryRow(ctx, sql.DefinitionGet, g.name, g.version).Scan(&stored, &seconds)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return err
+	default:
+		was, _ := json.Marshal(stored)
+		is, _ := json.Marshal(now)
+		if string(was) == string(is) && seconds == g.timeout.Seconds() {
+			return nil
+		}
+		if string(was) != string(is) {
+			var unfinished int
+			if err := tx.QueryRow(ctx, sql.DefinitionUnfinished, g.name, g.version).Scan(&unfinished); err != nil {
+				return err
+			}
+			if unfinished > 0 {
+				return &DefinitionError{Saga: g.name, Problem: fmt.Sprintf(
+					"version %d has changed (%s) while %d unfinished sagas run on it: give the changed graph a new Version",
+					g.version, difference(stored, now), unfinished)}
+			}
+			log.InfoContext(ctx, "definition changed under its version; no unfinished saga runs on it", "saga", g.name, "version", g.version, "difference", difference(stored, now))
+		}
+	}
+	var timeout *time.Duration
+	if g.timeout > 0 {
+		timeout = &g.timeout
+	}
+	body, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, sql.DefinitionPut, g.name, g.version, string(body), timeout)
+	return err
+}
+
+// difference names the first thing that is not the same.
+func difference(was, is Graph) string {
+	old := map[string]GraphStep{}
+	for _, s := range was.Steps {
+		old[s.Name] = s
+	}
+	for _, s := range is.Steps {
+		o, ok := old[s.Name]
+		if !ok {
+			return "new step " + s.Name
+		}
+		delete(old, s.Name)
+		a, _ := json.Marshal(o)
+		b, _ := json.Marshal(s)
+		if string(a) != string(b) {
+			return fmt.Sprintf("step %s was %s, is %s", s.Name, a, b)
+		}
+	}
+	for name := range old {
+		return "step " + name + " is gone"
+	}
+	if was.Output != is.Output {
+		return fmt.Sprintf("the output was %q, is %q", was.Output, is.Output)
+	}
+	return "the order of the steps"
+}
+
+// Check looks for rows that must not exist; see [sql.Check].
+func (e *Engine) Check(ctx context.Context) ([]sql.Violation, error) { return sql.Check(ctx, e.pool) }
+
+// wake tells workers, after the commit, that queues have something to do.
+func (e *Engine) wake(queues ...string) {
+	if e.waker != nil {
+		e.waker.Wake(queues...)
+	}
+}
+
+// Holds says whether this process drives lane with token. For the worker that looks for strays.
+func (e *Engine) Holds(lane, token int64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, ok := e.held[lane]
+	return ok && t == token
+}

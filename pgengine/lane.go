@@ -1,0 +1,102 @@
+package pgengine
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"time"
+)
+
+// lane is a lane of a saga that this process drives. Only the goroutine in [Engine.Run] touches it.
+type lane struct {
+	id, token int64
+	sagaID    string
+	g         *graph
+	opts      RunOptions
+
+	// Where it stands: what the database knows, too.
+	at       task
+	queue    string
+	attempt  int    // failed attempts at this step
+	crashes  int    // workers that died at it
+	inDoubt  bool   // a call was begun here before, and nobody knows how it ended
+	lastErr  string // of the last failed attempt
+	sagaAt   State  // the saga's state when the lane was taken
+	input    json.RawMessage
+	results  map[string]json.RawMessage // what is known in this process of the steps that are done
+	doubts   map[string]bool            // steps whose Do is in doubt
+	cause    Cause
+	deadline time.Time // of the saga, by the database's clock; zero: none
+
+	// Its budget: a lane that has gone on for long hands over, so that no saga starves the others.
+	begun time.Time
+	steps int
+}
+
+const (
+	laneSteps = 32
+	laneTime  = 250 * time.Millisecond
+)
+
+func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
+
+// mayGoOn says whether the lane continues here and now with a step of queue, or leaves it to a job.
+func (l *lane) mayGoOn(queue string) bool {
+	select {
+	case <-l.opts.Stopping:
+		return false
+	default:
+	}
+	if l.at.node < 0 { // the saga's first step
+		return queue == defaultQueue
+	}
+	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < laneTime
+}
+
+// move puts the lane at its next step, as the commit has just done in the database.
+func (l *lane) move(t task) {
+	l.at = t
+	l.attempt, l.crashes, l.inDoubt, l.lastErr = 0, 0, false, ""
+	l.steps++
+}
+
+func (l *lane) call() *call {
+	return &call{
+		sagaID: l.sagaID, step: l.node().name, direction: l.at.direction, generation: l.at.generation,
+		attempt: l.attempt + 1, input: l.input, results: l.results, g: l.g, cause: l.cause,
+	}
+}
+
+func (g *graph) queue(t task) string {
+	if t.node < 0 || g.nodes[t.node].queue == "" {
+		return defaultQueue
+	}
+	return g.nodes[t.node].queue
+}
+
+// lanes are new lanes as the SQL functions take them; all nil: none.
+type lanes struct {
+	steps, directions, queues []string
+	generations               []int32
+}
+
+func (ls *lanes) add(g *graph, t task) {
+	ls.steps = append(ls.steps, g.nodes[t.node].name)
+	ls.directions = append(ls.directions, string(t.direction))
+	ls.generations = append(ls.generations, int32(t.generation))
+	ls.queues = append(ls.queues, g.queue(t))
+}
+
+// divide chooses, of what is ready, the step that the lane goes on with, if any: the others leave as jobs.
+func (l *lane) divide(tasks []task) (here *task, others lanes) {
+	for i, t := range tasks {
+		if here == nil && l.mayGoOn(l.g.queue(t)) {
+			here = &tasks[i]
+			continue
+		}
+		others.add(l.g, t)
+	}
+	return here, others
+}
+
+// newToken makes the fence of one take-over. It is never 0.
+func newToken() int64 { return rand.Int64N(1<<62) + 1 }

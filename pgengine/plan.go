@@ -1,0 +1,233 @@
+package pgengine
+
+// Direction is forward or back.
+type Direction string
+
+// The two directions.
+const (
+	Do   Direction = "do"
+	Undo Direction = "undo"
+)
+
+// State is where a saga stands.
+type State string
+
+// The states of a saga. It moves only downwards in this list, but for two ways back up to compensating:
+// an operator's retry of a stuck saga, and a result that arrives after its undo.
+const (
+	Running      State = "running"      // going forward
+	Failing      State = "failing"      // it will turn back; steps that had begun are still ending
+	Compensating State = "compensating" // undoing
+	Stuck        State = "stuck"        // an undo has given up; an operator must act
+	Completed    State = "completed"    // every step is done
+	Compensated  State = "compensated"  // every done step is undone
+)
+
+// Ended says that nothing more will happen by itself.
+func (s State) Ended() bool { return s == Completed || s == Compensated }
+
+// outcome of a step's Do, as far as it is known.
+type outcome int
+
+const (
+	open    outcome = iota // it has none yet
+	done                   // it happened
+	failed                 // it did not happen
+	inDoubt                // it failed, and may have happened
+)
+
+// known is what is known of a step: its latest generation.
+type known struct {
+	outcome    outcome
+	generation int  // of outcome; 0 while it is open
+	undone     bool // what this generation did has been undone, or proved not to have happened
+}
+
+// laneAt is somebody's claim.
+type laneAt struct {
+	id         int64
+	node       int // -1: a lane that has no step yet
+	direction  Direction
+	generation int
+	held       bool // a worker drives it; otherwise it waits
+	parked     bool // it waits for an operator
+	inDoubt    bool // a call was begun, and nobody knows how it ended
+}
+
+// snapshot is a saga as it stands under its lock.
+type snapshot struct {
+	state State
+	steps []known // by node
+	lanes []laneAt
+}
+
+// decision is what follows from a snapshot.
+type decision struct {
+	state    State
+	begin    []task     // ready and unclaimed, in the order of the definition
+	dissolve []dissolve // waiting lanes that the saga has no use for any more
+}
+
+type task struct {
+	node       int
+	direction  Direction
+	generation int
+}
+
+type dissolve struct {
+	lane   int64
+	record bool // its step is in doubt: record that
+}
+
+// plan decides what follows. It is the engine's whole knowledge of what a saga is, and touches nothing:
+// no clock, no database.
+//
+//	running       every step has arrived -> completed; a required one failed -> failing
+//	failing       lanes that wait are dissolved; once none is held -> compensating
+//	compensating  what has no standing dependent is undone; all undone -> compensated;
+//	              nothing left to do but what is parked -> stuck
+func plan(g *graph, s snapshot) decision {
+	d := decision{state: s.state}
+	steps := append([]known(nil), s.steps...)
+	lanes := s.lanes
+
+	if d.state == Running {
+		for i, n := range g.nodes {
+			if (steps[i].outcome == failed || steps[i].outcome == inDoubt) && !n.optional {
+				d.state = Failing
+			}
+		}
+	}
+	if d.state == Running {
+		arrived := 0
+		for i := range g.nodes {
+			if steps[i].outcome != open {
+				arrived++
+			} else if ready(g, steps, i) && !claimed(lanes, i) {
+				d.begin = append(d.begin, task{node: i, direction: Do, generation: 1})
+			}
+		}
+		if arrived == len(g.nodes) {
+			d.state = Completed
+		}
+		return d
+	}
+
+	if d.state == Failing {
+		var left []laneAt
+		for _, l := range lanes {
+			if l.held {
+				left = append(left, l)
+				continue
+			}
+			// A TxStep that waits has had no effect. An Activity may have, and if so it is undone as in doubt.
+			doubt := l.node >= 0 && l.inDoubt && !g.nodes[l.node].isTx()
+			if doubt {
+				steps[l.node] = known{outcome: inDoubt, generation: l.generation}
+			}
+			d.dissolve = append(d.dissolve, dissolve{lane: l.id, record: doubt})
+		}
+		if lanes = left; len(lanes) > 0 {
+			return d
+		}
+		d.state = Compensating
+	}
+
+	if d.state == Compensating || d.state == Stuck {
+		d.state = Compensating
+		standing, parked := false, 0
+		for i := range g.nodes {
+			if stands(g, steps, i) {
+				standing = true
+				if !claimed(lanes, i) && free(g, steps, lanes, i) {
+					d.begin = append(d.begin, task{node: i, direction: Undo, generation: steps[i].generation})
+				}
+			}
+		}
+		for _, l := range lanes {
+			if l.parked {
+				parked++
+			}
+		}
+		switch {
+		case !standing && len(lanes) == 0:
+			d.state = Compensated
+		case len(d.begin) == 0 && parked > 0 && parked == len(lanes):
+			d.state = Stuck
+		}
+	}
+	return d
+}
+
+// ready: everything before i has arrived. A failed optional step has arrived too.
+func ready(g *graph, steps []known, i int) bool {
+	for _, p := range g.preds[i] {
+		if steps[p].outcome == open {
+			return false
+		}
+	}
+	return true
+}
+
+// first are the steps that come after nothing.
+func (g *graph) first() []task {
+	var tasks []task
+	for i := range g.nodes {
+		if len(g.preds[i]) == 0 {
+			tasks = append(tasks, task{node: i, direction: Do, generation: 1})
+		}
+	}
+	return tasks
+}
+
+func claimed(lanes []laneAt, i int) bool {
+	for _, l := range lanes {
+		if l.node == i {
+			return true
+		}
+	}
+	return false
+}
+
+// stands: i has, or may have, an effect that must be undone. A step without Undo leaves nothing behind.
+func stands(g *graph, steps []known, i int) bool {
+	return g.nodes[i].undoable() && (steps[i].outcome == done || steps[i].outcome == inDoubt) && !steps[i].undone
+}
+
+// free: nothing that comes after i, directly or not, stands or is claimed. Asking all descendants, and
+// not only the next ones, carries the order across steps that have no Undo.
+func free(g *graph, steps []known, lanes []laneAt, i int) bool {
+	for j, after := range g.descendants[i] {
+		if after && (stands(g, steps, j) || claimed(lanes, j)) {
+			return false
+		}
+	}
+	return true
+}
+
+// next is what follows a step that is done if that depends on nothing but the definition: the steps
+// after it all come after it alone, or it is the only end of the graph. Then its commit needs no look at
+// the siblings.
+type next struct {
+	known bool
+	tasks []task // to begin; none: the saga is completed
+}
+
+func (g *graph) next(i int) next {
+	if len(g.succs[i]) == 0 {
+		for j := range g.nodes {
+			if j != i && !g.descendants[j][i] {
+				return next{}
+			}
+		}
+		return next{known: true}
+	}
+	n := next{known: true}
+	for _, j := range g.succs[i] {
+		if len(g.preds[j]) != 1 {
+			return next{}
+		}
+		n.tasks = append(n.tasks, task{node: j, direction: Do, generation: 1})
+	}
+	return n
+}

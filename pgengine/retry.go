@@ -1,0 +1,74 @@
+package pgengine
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// Retry says how often, and how fast, a step is tried. The zero value of each field is its default.
+type Retry struct {
+	// MaxAttempts counts the first one too. 0: five for Do; for Undo without end. 1: never again.
+	MaxAttempts int
+	Initial     time.Duration // before the second attempt; 0: 200 ms
+	Max         time.Duration // no wait is longer; 0: 30 s
+	Factor      float64       // from one wait to the next; 0: 2
+	// If says whether an error may go away. nil: all but [Terminal] ones. An error that it refuses
+	// counts as terminal: it says that the step has had no effect.
+	If func(error) bool
+}
+
+// NoRetry tries once.
+var NoRetry = Retry{MaxAttempts: 1}
+
+const doAttempts = 5
+
+// retryable says whether err may be tried again at all.
+func (r Retry) retryable(err error) bool {
+	if _, terminal := errors.AsType[*TerminalError](err); terminal {
+		return false
+	}
+	return r.If == nil || r.If(err)
+}
+
+// exhausted says whether the attempt that just failed was the last one.
+func (r Retry) exhausted(attempt int, d Direction) bool {
+	limit := r.MaxAttempts
+	if limit == 0 && d == Do {
+		limit = doAttempts
+	}
+	return limit > 0 && attempt >= limit
+}
+
+// delay is the wait after the given attempt (1, 2, ...): exponential, capped, and then spread evenly over
+// its upper half, so that what failed together does not come back together.
+func (r Retry) delay(attempt int) time.Duration {
+	initial, limit, factor := r.Initial, r.Max, r.Factor
+	if initial <= 0 {
+		initial = 200 * time.Millisecond
+	}
+	if limit <= 0 {
+		limit = max(30*time.Second, initial)
+	}
+	if factor < 1 {
+		factor = 2
+	}
+	wait := math.Min(float64(initial)*math.Pow(factor, float64(attempt-1)), float64(limit))
+	return time.Duration(wait/2 + rand.Float64()*wait/2)
+}
+
+// check reports what makes no sense, in words that follow the field's name.
+func (r Retry) check() string {
+	switch {
+	case r.MaxAttempts < 0:
+		return "MaxAttempts is negative"
+	case r.Initial < 0 || r.Max < 0:
+		return "a wait is negative"
+	case r.Factor != 0 && r.Factor < 1:
+		return "Factor is below 1"
+	case r.Max > 0 && r.Initial > r.Max:
+		return "Initial is longer than Max"
+	}
+	return ""
+}

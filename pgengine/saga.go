@@ -1,0 +1,106 @@
+package pgengine
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"regexp"
+	"time"
+)
+
+// Input is the immutable input of a saga. SagaName ties the type to one saga, so a process that only
+// starts sagas needs this type and no step's code. Inputs are stored as JSON. Use a struct, by value:
+//
+//	type Order struct{ ID string; Cents int64 }
+//	func (Order) SagaName() string { return "order" }
+type Input interface{ SagaName() string }
+
+// Saga is a directed acyclic graph of steps over one input. [New] checks it.
+type Saga[I Input] struct {
+	// Version is part of the saga's identity: sagas go on with the version they started with. 1 or more.
+	Version int
+	// Output is the step whose result is the saga's; nil: none.
+	Output Step[I]
+	// Timeout of the whole saga, from its start; when it has passed, a saga that runs turns back. 0: none.
+	Timeout time.Duration
+	Steps   []Step[I]
+}
+
+// Definition is a [Saga] of any input.
+type Definition interface{ definition() (*graph, []error) }
+
+// Steps lists steps of one input, for After and for [Saga].
+func Steps[I Input](steps ...Step[I]) []Step[I] { return steps }
+
+var (
+	sagaNameRule = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,62}$`)
+	stepNameRule = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,62}$`)
+	// River's own rule for queue names, so that a mistake shows at New and not at the first job.
+	queueNameRule = regexp.MustCompile(`^[a-z0-9]+([_-]?[a-z0-9]+)*$`)
+)
+
+func (s Saga[I]) definition() (*graph, []error) {
+	var zero I
+	name, err := inputName(zero)
+	if err != nil {
+		return nil, []error{err}
+	}
+	nodes := make([]node, 0, len(s.Steps))
+	for _, step := range s.Steps {
+		if step == nil {
+			return nil, []error{&DefinitionError{Saga: name, Problem: "Steps holds a nil"}}
+		}
+		nodes = append(nodes, step.node())
+	}
+	g, problems := newGraph(name, s.Version, nodes)
+	if s.Timeout < 0 {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: "Timeout is negative"})
+	}
+	if s.Output != nil {
+		out := s.Output.node()
+		listed, ok := g.index[out.name]
+		switch {
+		case !ok:
+			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "is the Output but not among Steps"})
+		case !g.nodes[listed].same(out):
+			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "as the Output is not the step of that name among Steps"})
+		case out.optional:
+			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "is the Output and yet Optional: it may have no result"})
+		}
+		g.output = out.name
+	}
+	g.timeout = s.Timeout
+	g.decodable = func(raw json.RawMessage) error {
+		var in I
+		return json.Unmarshal(raw, &in)
+	}
+	return g, problems
+}
+
+// inputName asks an input type for its saga's name and refuses types that would mislead.
+func inputName(zero Input) (name string, err error) {
+	t := reflect.TypeOf(zero)
+	if t == nil || t.Kind() != reflect.Struct {
+		return "", &DefinitionError{Saga: fmt.Sprint(t), Problem: "the input must be a struct type with a SagaName method, used by value"}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = &DefinitionError{Saga: t.String(), Problem: fmt.Sprintf("SagaName of the zero value panics: %v", p)}
+		}
+	}()
+	name = zero.SagaName()
+	if !sagaNameRule.MatchString(name) {
+		return "", &DefinitionError{Saga: name, Problem: fmt.Sprintf("the name of %s must match %s", t, sagaNameRule)}
+	}
+	// type Return struct{ Order } is named "order" by accident: its inputs would run Order's steps.
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.Anonymous {
+			continue
+		}
+		if embedded, ok := reflect.Zero(f.Type).Interface().(Input); ok && f.Type.Kind() == reflect.Struct && embedded.SagaName() == name {
+			return "", &DefinitionError{Saga: name, Problem: fmt.Sprintf("%s has its name from the embedded %s: give it a SagaName of its own", t, f.Type)}
+		}
+	}
+	return name, nil
+}

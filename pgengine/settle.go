@@ -1,0 +1,479 @@
+package pgengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
+)
+
+// record is the outcome of the step that a lane is at, to be written with the lane's next claim.
+type record struct {
+	outcome string // done, failed, nothing
+	result  json.RawMessage
+	inDoubt bool
+	err     string
+	took    time.Duration
+}
+
+// settlement is one call of pgsagaz.settle.
+type settlement struct {
+	sagaID  string
+	from    []string // the states it may happen in
+	lane    *lane    // nil: no claim ends
+	at      task     // what rec is about
+	step    string
+	rec     *record // nil: nothing is recorded
+	here    *task   // the lane's next step; nil: the lane ends
+	state   State   // "": as it was
+	cause   *Cause
+	others  lanes
+	g       *graph
+	worker  string
+	attempt int
+	token   *int64
+	laneID  *int64
+}
+
+func (l *lane) settlement(from ...State) settlement {
+	s := settlement{sagaID: l.sagaID, lane: l, at: l.at, g: l.g, worker: l.opts.Worker, attempt: l.attempt + 1, token: &l.token, laneID: &l.id}
+	s.step = l.name()
+	for _, f := range from {
+		s.from = append(s.from, string(f))
+	}
+	return s
+}
+
+func (s *settlement) args() []any {
+	var outcome, result, failure, nextStep, nextDirection, state, cause *string
+	var doubt bool
+	var took float64
+	var nextGeneration *int
+	if s.rec != nil {
+		outcome, doubt, took = &s.rec.outcome, s.rec.inDoubt, s.rec.took.Seconds()
+		if s.rec.result != nil {
+			text := string(s.rec.result)
+			result = &text
+		}
+		failure = optional(s.rec.err)
+	}
+	if s.here != nil {
+		name, direction := s.g.nodes[s.here.node].name, string(s.here.direction)
+		nextStep, nextDirection, nextGeneration = &name, &direction, &s.here.generation
+	}
+	if s.state != "" {
+		state = optional(string(s.state))
+	}
+	if s.cause != nil {
+		raw, _ := json.Marshal(s.cause) // strings and a time
+		text := string(raw)
+		cause = &text
+	}
+	return []any{
+		s.sagaID, s.from, s.laneID, s.token, optional(s.worker), s.step, string(s.at.direction), s.at.generation,
+		outcome, doubt, s.attempt, result, failure, took,
+		nextStep, nextDirection, nextGeneration, state, cause,
+		s.others.steps, s.others.directions, s.others.generations, s.others.queues,
+	}
+}
+
+// settled does what is due once a settlement has committed.
+func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
+	e.wake(append(wakes, s.others.queues...)...)
+	if s.state.Ended() {
+		e.ended(s.sagaID)
+	}
+	if s.here != nil {
+		s.lane.move(*s.here)
+		return true
+	}
+	return false
+}
+
+// settleLimit bounds a settling pipeline, which no caller's context may cut off: a COMMIT that is
+// cancelled half-way has an unknown outcome.
+const settleLimit = 30 * time.Second
+
+// settle ends the step of lane l in conn's open transaction, and commits it.
+func (e *Engine) settle(ctx context.Context, conn *pgxpool.Conn, l *lane, rec *record) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
+	defer cancel()
+	if rec.outcome == "done" && l.at.direction == Do {
+		if s, ok := l.straight(rec); ok {
+			b := &pgx.Batch{}
+			b.Queue(sql.Settle, s.args()...)
+			b.Queue("COMMIT")
+			if err := conn.SendBatch(ctx, b).Close(); err != nil {
+				return false, answered(err)
+			}
+			l.remember(rec)
+			return e.settled(&s, sql.TakeWakes(conn.Conn())), nil
+		}
+	}
+	return e.planned(ctx, conn, l, rec)
+}
+
+// straight is the settlement of a step that is done, if it depends on nothing but the definition.
+func (l *lane) straight(rec *record) (settlement, bool) {
+	n := l.g.next(l.at.node)
+	if !n.known {
+		return settlement{}, false
+	}
+	s := l.settlement(Running)
+	s.rec = rec
+	if len(n.tasks) == 0 {
+		s.state = Completed
+	}
+	s.here, s.others = l.divide(n.tasks)
+	return s, true
+}
+
+// remember keeps a result for the calls that follow in this lane.
+func (l *lane) remember(rec *record) {
+	if l.at.direction == Do && rec.outcome == "done" {
+		l.results[l.name()] = rec.result
+	}
+}
+
+// settleActivity records an Activity's result, with what its Commit writes.
+func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
+	commit func(context.Context, pgx.Tx, *call, json.RawMessage) error,
+) (bool, error) {
+	l.remember(rec)
+	if commit == nil {
+		if s, ok := l.straight(rec); ok {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
+			defer cancel()
+			_, err := e.pool.Exec(ctx, sql.Settle, s.args()...) // one statement, one round trip, one commit
+			if err = answered(err); err == nil {
+				return e.settled(&s, nil), nil
+			} else if !errors.Is(err, errTurnedBack) {
+				return false, err
+			}
+			// The saga turns back. What was done is recorded all the same, and will be undone.
+		}
+	}
+	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx) (bool, error) {
+		if commit != nil {
+			if err := e.local(ctx, conn, tx, l, rec.result, commit); err != nil {
+				return false, err
+			}
+		}
+		return e.planned(ctx, conn, l, rec)
+	})
+}
+
+// settleUndone records that an Activity is undone, with what its UndoCommit writes.
+func (e *Engine) settleUndone(ctx context.Context, l *lane, rec *record, raw json.RawMessage,
+	commit func(context.Context, pgx.Tx, *call, json.RawMessage) error,
+) (bool, error) {
+	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx) (bool, error) {
+		if commit != nil {
+			if err := e.local(ctx, conn, tx, l, raw, commit); err != nil {
+				return false, err
+			}
+		}
+		return e.planned(ctx, conn, l, rec)
+	})
+}
+
+// local runs an Activity's Commit or UndoCommit in tx.
+func (e *Engine) local(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, l *lane, raw json.RawMessage,
+	commit func(context.Context, pgx.Tx, *call, json.RawMessage) error,
+) error {
+	err := e.attempt(ctx, l, func(ctx context.Context) error {
+		return commit(e.inStep(ctx, l), stepTx{tx}, l.call(), raw)
+	})
+	if err == nil {
+		err = ownedTx(conn)
+	}
+	if err != nil && conn.Conn().IsClosed() && !errors.As(err, new(*timeoutError)) {
+		return &unavailableError{err}
+	}
+	return err
+}
+
+// inTx runs f in a transaction that f commits.
+func (e *Engine) inTx(ctx context.Context, l *lane, f func(context.Context, *pgxpool.Conn, pgx.Tx) (bool, error)) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit+l.node().timeout)
+	defer cancel()
+	conn, err := e.pool.Acquire(ctx)
+	if err != nil {
+		return false, answered(err)
+	}
+	defer conn.Release()
+	defer rollback(ctx, conn)
+	tx, err := begin(ctx, conn, l.opts.Idle)
+	if err != nil {
+		return false, answered(err)
+	}
+	return f(ctx, conn, tx)
+}
+
+// turnBack ends a lane at a step that must not go on, since its saga turns back. A TxStep has had no
+// effect; an Activity in doubt is recorded as such, and undone as such.
+func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {
+	var rec *record
+	if !l.node().isTx() && l.inDoubt && l.at.direction == Do {
+		rec = &record{outcome: "failed", inDoubt: true, err: l.lastErr}
+		if rec.err == "" {
+			rec.err = "the call was cut off"
+		}
+	}
+	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+		return e.planned(ctx, conn, l, rec)
+	})
+}
+
+// planned ends the step of lane l in conn's open transaction by what plan says, and commits it.
+func (e *Engine) planned(ctx context.Context, conn *pgxpool.Conn, l *lane, rec *record) (bool, error) {
+	snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+	if err != nil {
+		return false, err
+	}
+	if !snap.removeLane(l) {
+		return false, errLost
+	}
+	if rec != nil && rec.outcome == "done" && l.at.direction == Do && l.node().isTx() && snap.state != Running {
+		return false, errTurnedBack
+	}
+	l.learn(snap.rows)
+	s := l.settlement(snap.state)
+	s.rec = rec
+	if rec != nil {
+		snap.apply(l.at, rec)
+		l.remember(rec)
+		if rec.outcome == "failed" && !l.node().optional && snap.state == Running {
+			s.cause = &Cause{Kind: CauseStep, Step: l.name(), Error: rec.err, At: time.Now().UTC()}
+		}
+	}
+	return e.decide(ctx, conn, snap, s)
+}
+
+// decide plans from what was read under the lock, writes what follows, and commits.
+func (e *Engine) decide(ctx context.Context, conn *pgxpool.Conn, snap *locked, s settlement) (bool, error) {
+	d := plan(s.g, snap.snapshot)
+	if d.state != snap.state {
+		s.state = d.state
+	}
+	if s.cause != nil {
+		snap.cause = *s.cause
+	}
+	if s.lane != nil {
+		s.lane.sagaAt, s.lane.cause = d.state, snap.cause
+		for _, x := range d.dissolve {
+			if x.record {
+				s.lane.doubts[s.g.nodes[snap.lane(x.lane).node].name] = true
+			}
+		}
+		s.here, s.others = s.lane.divide(d.begin)
+	} else {
+		for _, t := range d.begin {
+			s.others.add(s.g, t)
+		}
+	}
+	b := &pgx.Batch{}
+	for _, x := range d.dissolve {
+		b.Queue(sql.LaneDissolve, x.lane, x.record)
+	}
+	b.Queue(sql.Settle, s.args()...)
+	b.Queue("COMMIT")
+	failpoint.Hit("settle.before")
+	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+		return false, answered(err)
+	}
+	failpoint.Hit("settle.after")
+	if s.state != "" {
+		e.log.InfoContext(ctx, "saga is "+string(s.state), "saga", s.g.name, "saga_id", s.sagaID, "cause", snap.cause.String())
+	}
+	return e.settled(&s, sql.TakeWakes(conn.Conn())), nil
+}
+
+// failure is an attempt that did not succeed.
+type failure struct {
+	err    error
+	kind   string // "": told from err
+	begun  time.Time
+	effect bool // an Activity's: it may have happened
+}
+
+// failed settles an attempt that failed: it is due again later or, when its attempts are used up, the
+// step has failed for good.
+func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
+	n := l.node()
+	policy := n.retry
+	if l.at.direction == Undo {
+		policy = n.undoRetry
+	}
+	if f.kind == "" {
+		f.kind = "error"
+		if errors.As(f.err, new(*timeoutError)) {
+			f.kind = "timeout"
+		}
+		if p, ok := errors.AsType[*PanicError](f.err); ok {
+			f.kind = "panic"
+			e.log.ErrorContext(ctx, "step panicked", "saga", l.g.name, "saga_id", l.sagaID, "step", n.name, "panic", p.Value, "stack", p.Stack)
+		}
+	}
+	attempt := l.attempt + 1
+	said := &StepError{Saga: l.g.name, ID: l.sagaID, Step: n.name, Direction: l.at.direction, Attempt: attempt, Err: f.err}
+	again := policy.retryable(f.err) && !errors.As(f.err, new(*resultError)) && !policy.exhausted(attempt, l.at.direction)
+	delay := policy.delay(attempt)
+	e.log.WarnContext(ctx, "step failed", "saga", l.g.name, "saga_id", l.sagaID, "step", n.name, "direction", string(l.at.direction),
+		"attempt", attempt, "error", describe(said.Err), "again", again)
+	f.effect = f.effect && !n.isTx()
+
+	if again {
+		return e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+			failpoint.Hit("retry.before")
+			from := []string{string(Running)}
+			if l.at.direction == Undo {
+				from = []string{string(Compensating), string(Stuck)}
+			}
+			_, err := e.pool.Exec(context.WithoutCancel(ctx), sql.RetryLater, l.sagaID, from, l.id, l.token, l.opts.Worker,
+				f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), delay.Seconds())
+			err = answered(err)
+			if errors.Is(err, errTurnedBack) {
+				l.inDoubt = l.inDoubt || f.effect
+				l.lastErr = describe(f.err)
+				return e.turnBack(ctx, l)
+			}
+			if err == nil {
+				failpoint.Hit("retry.after")
+				l.opts.due(delay)
+			}
+			return false, err
+		})
+	}
+	if l.at.direction == Undo {
+		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.park(ctx, l, f) })
+	}
+	rec := &record{outcome: "failed", inDoubt: l.inDoubt || f.effect, err: describe(f.err), took: time.Since(f.begun)}
+	return e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+		failpoint.Hit("failed.before")
+		moved, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+			return e.planned(ctx, conn, l, rec)
+		})
+		if err == nil {
+			failpoint.Hit("failed.after")
+		}
+		return moved, err
+	})
+}
+
+// park leaves a lane whose undo has given up where it is, for an operator, and plans without it: once
+// nothing else is left to undo, the saga is stuck.
+func (e *Engine) park(ctx context.Context, l *lane, f failure) (bool, error) {
+	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+		_, err := conn.Exec(ctx, sql.RetryLater, l.sagaID, []string{string(Compensating), string(Stuck)}, l.id, l.token, l.opts.Worker,
+			f.kind, describe(f.err), false, time.Since(f.begun).Seconds(), -1.0)
+		if err != nil {
+			return false, answered(err)
+		}
+		snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+		if err != nil {
+			return false, err
+		}
+		e.log.ErrorContext(ctx, "an undo has given up: the saga needs an operator", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "error", describe(f.err))
+		return e.decide(ctx, conn, snap, settlement{sagaID: l.sagaID, g: l.g, at: l.at, from: []string{string(snap.state)}})
+	})
+}
+
+// late deals with the result of a call whose lane somebody else has taken over meanwhile. If they had the
+// same result, or are still at it, there is nothing to do: the key was the same. If the step has been
+// given up or undone since, this result may be an effect that came after its undo: it is recorded as a
+// new generation, the saga is reopened even if it had ended, and the undo runs again.
+func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
+	_, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+		snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+		if err != nil {
+			return false, err
+		}
+		for _, row := range snap.rows {
+			if row.step == l.name() && row.token == l.token && row.direction == Do {
+				return false, nil // it was our own commit whose answer was lost
+			}
+		}
+		k := snap.steps[l.at.node]
+		if k.outcome == open || (k.outcome == done && !k.undone) || snap.state == Completed || !l.node().undoable() {
+			return false, nil
+		}
+		s := l.settlement(snap.state)
+		s.lane, s.laneID = nil, nil
+		s.at.generation = k.generation + 1
+		s.rec = &record{outcome: "done", result: raw}
+		snap.apply(s.at, s.rec)
+		if snap.state == Compensated {
+			snap.state = Compensating
+			s.state = Compensating
+		}
+		e.log.WarnContext(ctx, "a result arrived after its step had been given up or undone; it is undone again",
+			"saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "generation", s.at.generation)
+		return e.decide(ctx, conn, snap, s)
+	})
+	if errors.Is(err, errLost) {
+		return nil
+	}
+	return err
+}
+
+// obey applies the commands that wait for a saga, and plans.
+func (e *Engine) obey(ctx context.Context, g *graph, sagaID string, o RunOptions) error {
+	l := &lane{sagaID: sagaID, g: g, opts: o, at: task{node: 0}} // for inTx's limits
+	failpoint.Hit("obey.before")
+	_, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+		var commands []command
+		snap, err := readLocked(ctx, conn, g, sagaID)
+		if err != nil {
+			return false, err
+		}
+		rows, err := conn.Query(ctx, sql.CommandTake, sagaID)
+		if err != nil {
+			return false, answered(err)
+		}
+		commands, err = pgx.CollectRows(rows, pgx.RowToStructByPos[command])
+		if err != nil {
+			return false, answered(err)
+		}
+		s := settlement{sagaID: sagaID, g: g, from: []string{string(snap.state)}, at: task{direction: Do, generation: 1}}
+		for _, c := range commands {
+			switch {
+			case (c.Kind == "cancel" || c.Kind == "deadline") && snap.state == Running:
+				s.cause = &Cause{Kind: CauseKind(c.Kind), Reason: c.Reason, At: time.Now().UTC()}
+				snap.state, s.state = Failing, Failing
+			case c.Kind == "retry":
+				if _, err := conn.Exec(ctx, sql.CommandUnpark, sagaID); err != nil {
+					return false, answered(err)
+				}
+				for i := range snap.lanes {
+					snap.lanes[i].parked = false
+				}
+				o.due(0)
+			default:
+				e.log.InfoContext(ctx, "command came too late", "command", c.Kind, "saga", g.name, "saga_id", sagaID, "state", string(snap.state))
+			}
+		}
+		return e.decide(ctx, conn, snap, s)
+	})
+	if errors.Is(err, errLost) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("saga %s %s: apply commands: %w", g.name, sagaID, err)
+	}
+	failpoint.Hit("obey.after")
+	return nil
+}
+
+// command is a row of the table of that name.
+type command struct {
+	ID           int64
+	Kind, Reason string
+}

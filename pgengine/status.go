@@ -1,0 +1,235 @@
+package pgengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// Status is a saga as it stands. Get fills all of it, List leaves Input, Output, Steps and Attempts out.
+type Status struct {
+	ID        string          `json:"id"`
+	Name      string          `json:"name"`
+	Version   int             `json:"version"`
+	State     State           `json:"state"`
+	Key       string          `json:"key,omitempty"`
+	Tags      []string        `json:"tags,omitempty"`
+	Cause     *Cause          `json:"cause,omitempty"` // why it turned back
+	CreatedAt time.Time       `json:"created_at"`
+	Deadline  *time.Time      `json:"deadline,omitempty"`
+	EndedAt   *time.Time      `json:"ended_at,omitempty"`
+	Input     json.RawMessage `json:"input,omitempty"`
+	Output    json.RawMessage `json:"output,omitempty"` // of a completed saga that has an Output
+	Steps     []StepStatus    `json:"steps,omitempty"`  // those that have begun, by the time they ended
+	Attempts  []Attempt       `json:"attempts,omitempty"`
+}
+
+// StepStatus is one direction of one step.
+type StepStatus struct {
+	Step       string          `json:"step"`
+	Direction  Direction       `json:"direction"`
+	Generation int             `json:"generation"` // above 1: a result came after the undo
+	State      string          `json:"state"`      // done, failed, nothing (no effect to undo), running, waiting, stuck
+	InDoubt    bool            `json:"in_doubt,omitempty"`
+	Attempt    int             `json:"attempt"` // the one that ended it; of a claim, how many have failed
+	Worker     string          `json:"worker,omitempty"`
+	Result     json.RawMessage `json:"result,omitempty"`
+	Error      string          `json:"error,omitempty"`
+	StartedAt  *time.Time      `json:"started_at,omitempty"`
+	EndedAt    *time.Time      `json:"ended_at,omitempty"`
+	NextAt     *time.Time      `json:"next_at,omitempty"` // of a step that waits for its next attempt
+}
+
+// Attempt is one that failed and was followed by another.
+type Attempt struct {
+	Step       string    `json:"step"`
+	Direction  Direction `json:"direction"`
+	Generation int       `json:"generation"`
+	Attempt    int       `json:"attempt"`
+	Kind       string    `json:"kind"` // error, timeout, panic, crash
+	Worker     string    `json:"worker,omitempty"`
+	Error      string    `json:"error"`
+	StartedAt  time.Time `json:"started_at"`
+	EndedAt    time.Time `json:"ended_at"`
+}
+
+// Get reads a saga with all its steps. Error: [ErrNotFound].
+func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
+	var s Status
+	if _, err := uuid.Parse(id); err != nil {
+		return s, fmt.Errorf("get saga %q: %w: not an id: %w", id, ErrNotFound, err)
+	}
+	// One snapshot, so that a step is seen either as claimed or as ended.
+	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var input, output []byte
+		if err := tx.QueryRow(ctx, sql.SagaGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
+			&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output); err != nil {
+			return err
+		}
+		s.Input, s.Output = input, output
+		rows, err := tx.Query(ctx, sql.StepDetail, id)
+		if err != nil {
+			return err
+		}
+		s.Steps, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
+			var t StepStatus
+			var result []byte
+			err := row.Scan(&t.Step, &t.Direction, &t.Generation, &t.State, &t.InDoubt, &t.Attempt, &t.Worker, &result, &t.Error,
+				&t.StartedAt, &t.EndedAt, &t.NextAt)
+			t.Result = result
+			return t, err
+		})
+		if err != nil {
+			return err
+		}
+		rows, err = tx.Query(ctx, sql.AttemptList, id)
+		if err != nil {
+			return err
+		}
+		s.Attempts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Attempt])
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return s, fmt.Errorf("get saga %s: %w", id, err)
+	}
+	return s, nil
+}
+
+// Filter chooses what List gives. Zero fields choose all.
+type Filter struct {
+	States []State
+	Name   string
+	Tag    string
+	Key    string
+	// OlderThan and YoungerThan choose by the time since the start.
+	OlderThan, YoungerThan time.Duration
+	After                  string // an id: what was started before it (newest come first); for the next page
+	Limit                  int    // 0: all
+}
+
+const listPage = 500
+
+// List gives sagas, newest first, page by page of a keyset: it is as fast at the end as at the beginning,
+// and what is started meanwhile does not shift it.
+func (e *Engine) List(ctx context.Context, f Filter) iter.Seq2[Status, error] {
+	return func(yield func(Status, error) bool) {
+		after, given := f.After, 0
+		if after != "" {
+			if _, err := uuid.Parse(after); err != nil {
+				yield(Status{}, fmt.Errorf("list sagas: After %q is not an id: %w", after, err))
+				return
+			}
+		}
+		for {
+			limit := listPage
+			if f.Limit > 0 {
+				limit = min(limit, f.Limit-given)
+			}
+			page, err := e.page(ctx, f, after, limit)
+			if err != nil {
+				yield(Status{}, fmt.Errorf("list sagas: %w", err))
+				return
+			}
+			for _, s := range page {
+				if !yield(s, nil) {
+					return
+				}
+			}
+			given += len(page)
+			if len(page) < limit || given == f.Limit {
+				return
+			}
+			after = page[len(page)-1].ID
+		}
+	}
+}
+
+func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([]Status, error) {
+	var states []string
+	for _, s := range f.States {
+		states = append(states, string(s))
+	}
+	since := func(d time.Duration) *time.Time {
+		if d <= 0 {
+			return nil
+		}
+		t := time.Now().Add(-d)
+		return &t
+	}
+	rows, err := e.pool.Query(ctx, sql.SagaList, states, optional(f.Name), optional(f.Tag), optional(f.Key),
+		since(f.OlderThan), since(f.YoungerThan), optional(after), limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Status, error) {
+		var s Status
+		err := row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt)
+		return s, err
+	})
+}
+
+// Wait waits until the saga has ended, and tells how. A saga that is [Stuck] has not. It learns of an end
+// in this process at once, and of others by looking: every 5 ms at first, every 250 ms later.
+//
+// Errors: [ErrNotFound]; ctx's.
+func (e *Engine) Wait(ctx context.Context, id string) (Status, error) {
+	signal := make(chan struct{}, 1)
+	e.mu.Lock()
+	e.ends[id] = append(e.ends[id], signal)
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.ends[id] = slices.DeleteFunc(e.ends[id], func(c chan struct{}) bool { return c == signal })
+		if len(e.ends[id]) == 0 {
+			delete(e.ends, id)
+		}
+	}()
+	if _, err := uuid.Parse(id); err != nil {
+		return Status{}, fmt.Errorf("wait for saga %q: %w: not an id: %w", id, ErrNotFound, err)
+	}
+	for look := 5 * time.Millisecond; ; look = min(look*3/2, 250*time.Millisecond) {
+		var state State
+		err := e.pool.QueryRow(ctx, sql.SagaState, id).Scan(&state)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ErrNotFound)
+		case err != nil && ctx.Err() != nil:
+			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ctx.Err())
+		case err == nil && state.Ended():
+			return e.Get(ctx, id)
+		case err != nil && !transient(answered(err)):
+			return Status{}, fmt.Errorf("wait for saga %s: %w", id, err)
+		}
+		select {
+		case <-ctx.Done():
+			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ctx.Err())
+		case <-signal:
+		case <-time.After(look):
+		}
+	}
+}
+
+// ended tells those who wait in this process.
+func (e *Engine) ended(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.ends[id] {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}

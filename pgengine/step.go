@@ -1,0 +1,278 @@
+package pgengine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Step is a [TxStep] or an [Activity]. Steps are plain values: a step is named in After by itself, and a
+// unit test calls its Do.
+type Step[I Input] interface {
+	node() node
+	input() I // ties the step to its input, so that Steps infers it and a foreign step does not compile
+}
+
+// TxStep works in Postgres. Its Do runs in the transaction that also records its result and schedules
+// what follows: however often it is tried, whoever crashes, one try commits. Keep it short, as it holds
+// a connection and its rows' locks, and never call the outside from it: that is what [Activity] is for.
+// A transaction that sends nothing for longer than the worker's lease (5 s) is ended by Postgres, so that
+// a process that hangs does not keep its locks.
+type TxStep[I Input, R any] struct {
+	Name  string
+	After []Step[I] // it begins when all of these have ended; none: when the saga starts
+	Retry Retry
+	// UndoRetry is for Undo. When its MaxAttempts are used up, or Undo returns a [Terminal] error, the
+	// saga is stuck until somebody acts. The default tries without end.
+	UndoRetry Retry
+	Timeout   time.Duration // of one attempt of Do or Undo; 0: 30 s; below 0: none
+	Queue     string        // the workers' queue it runs in; "": the default one
+	Optional  bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
+
+	Do   func(ctx context.Context, tx pgx.Tx, c Call[I]) (R, error)
+	Undo func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error // nil: there is nothing to undo
+}
+
+// Activity talks to the world outside Postgres, and holds no connection meanwhile. Do and Undo are called
+// at least once, always with the same key ([Call.Key]): give it to the other side, which must act once a
+// key. Commit and UndoCommit run in the transaction that records the outcome, exactly once.
+//
+// An error of Do other than a [Terminal] one, a timeout and a crash leave its outcome unknown. If the saga
+// turns back then, Lookup is asked whether it happened; without Lookup, Do is repeated once more with
+// the same key to learn its result. If that fails too, Undo runs with [Call.InDoubt] true and a zero result,
+// and must work by [Call.DoKey].
+type Activity[I Input, R any] struct {
+	Name      string
+	After     []Step[I]
+	Retry     Retry
+	UndoRetry Retry
+	Timeout   time.Duration // of one attempt of Do, Lookup or Undo; 0: 1 min; below 0: none
+	Queue     string
+	Optional  bool
+
+	Do     func(ctx context.Context, c Call[I]) (R, error)
+	Commit func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error // local rows and messages that go with the result
+	// Lookup asks the other side whether the effect with this key happened. Not found is recorded, and
+	// nothing is undone.
+	Lookup     func(ctx context.Context, c Call[I]) (r R, found bool, err error)
+	Undo       func(ctx context.Context, c Call[I], r R) error
+	UndoCommit func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error
+}
+
+const (
+	defaultTxTimeout       = 30 * time.Second
+	defaultActivityTimeout = time.Minute
+)
+
+// node is a step without its types: what the engine runs.
+type node struct {
+	name             string
+	after            []node
+	retry, undoRetry Retry
+	timeout          time.Duration // of one attempt; 0: none
+	queue            string
+	optional         bool
+	result           reflect.Type
+	funcs            []uintptr // of the user's functions, to tell a copy that differs
+	problems         []string
+
+	// Of a TxStep:
+	doTx   func(context.Context, pgx.Tx, *call) (json.RawMessage, error)
+	undoTx func(context.Context, pgx.Tx, *call, json.RawMessage) error
+	// Of an Activity:
+	do         func(context.Context, *call) (json.RawMessage, error)
+	commit     func(context.Context, pgx.Tx, *call, json.RawMessage) error
+	lookup     func(context.Context, *call) (json.RawMessage, bool, error)
+	undo       func(context.Context, *call, json.RawMessage) error
+	undoCommit func(context.Context, pgx.Tx, *call, json.RawMessage) error
+}
+
+func (n node) isTx() bool     { return n.doTx != nil }
+func (n node) undoable() bool { return n.undoTx != nil || n.undo != nil }
+
+// same says whether n and o are copies of one step.
+func (n node) same(o node) bool {
+	names := func(ns []node) []string {
+		var s []string
+		for _, n := range ns {
+			s = append(s, n.name)
+		}
+		slices.Sort(s)
+		return s
+	}
+	retry := func(r Retry) Retry { r.If = nil; return r }
+	return n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue && n.optional == o.optional &&
+		slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&
+		reflect.DeepEqual(retry(n.retry), retry(o.retry)) && reflect.DeepEqual(retry(n.undoRetry), retry(o.undoRetry))
+}
+
+func afterNodes[I Input](steps []Step[I]) (nodes []node, problem string) {
+	for _, s := range steps {
+		if s == nil {
+			return nodes, "After holds a nil"
+		}
+		nodes = append(nodes, s.node())
+	}
+	return nodes, ""
+}
+
+func attemptLimit(set, byDefault time.Duration) time.Duration {
+	switch {
+	case set == 0:
+		return byDefault
+	case set < 0:
+		return 0
+	}
+	return set
+}
+
+func (TxStep[I, R]) input() (in I)   { return in }
+func (Activity[I, R]) input() (in I) { return in }
+
+func (s TxStep[I, R]) node() node {
+	n := node{
+		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultTxTimeout),
+		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
+		funcs: pointers(s.Do, s.Undo, s.Retry.If, s.UndoRetry.If),
+	}
+	var problem string
+	if n.after, problem = afterNodes(s.After); problem != "" {
+		n.problems = append(n.problems, problem)
+	}
+	n.doTx = func(ctx context.Context, tx pgx.Tx, c *call) (json.RawMessage, error) {
+		typed, err := typedCall[I](c)
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.Do(ctx, tx, typed)
+		return encodeResult(c, r, err)
+	}
+	if s.Do == nil {
+		n.problems = append(n.problems, "has no Do")
+	}
+	if s.Undo != nil {
+		n.undoTx = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
+			return withResult(c, raw, func(c Call[I], r R) error { return s.Undo(ctx, tx, c, r) })
+		}
+	}
+	return n
+}
+
+func (s Activity[I, R]) node() node {
+	n := node{
+		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultActivityTimeout),
+		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
+		funcs: pointers(s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Retry.If, s.UndoRetry.If),
+	}
+	var problem string
+	if n.after, problem = afterNodes(s.After); problem != "" {
+		n.problems = append(n.problems, problem)
+	}
+	if s.Do == nil {
+		n.problems = append(n.problems, "has no Do")
+	}
+	if s.Undo == nil && s.UndoCommit != nil {
+		n.problems = append(n.problems, "has an UndoCommit without an Undo")
+	}
+	if s.Undo == nil && s.Lookup != nil {
+		n.problems = append(n.problems, "has a Lookup without an Undo: what is found could not be undone")
+	}
+	n.do = func(ctx context.Context, c *call) (json.RawMessage, error) {
+		typed, err := typedCall[I](c)
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.Do(ctx, typed)
+		return encodeResult(c, r, err)
+	}
+	if s.Commit != nil {
+		n.commit = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
+			return withResult(c, raw, func(c Call[I], r R) error { return s.Commit(ctx, tx, c, r) })
+		}
+	}
+	if s.Lookup != nil {
+		n.lookup = func(ctx context.Context, c *call) (json.RawMessage, bool, error) {
+			typed, err := typedCall[I](c)
+			if err != nil {
+				return nil, false, err
+			}
+			r, found, err := s.Lookup(ctx, typed)
+			if err != nil || !found {
+				return nil, false, err
+			}
+			raw, err := encodeResult(c, r, nil)
+			return raw, true, err
+		}
+	}
+	if s.Undo != nil {
+		n.undo = func(ctx context.Context, c *call, raw json.RawMessage) error {
+			return withResult(c, raw, func(c Call[I], r R) error { return s.Undo(ctx, c, r) })
+		}
+	}
+	if s.UndoCommit != nil {
+		n.undoCommit = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
+			return withResult(c, raw, func(c Call[I], r R) error { return s.UndoCommit(ctx, tx, c, r) })
+		}
+	}
+	return n
+}
+
+// pointers are the code addresses of functions; closures made by one piece of code share theirs.
+func pointers(fs ...any) []uintptr {
+	ps := make([]uintptr, len(fs))
+	for i, f := range fs {
+		if v := reflect.ValueOf(f); !v.IsNil() {
+			ps[i] = v.Pointer()
+		}
+	}
+	return ps
+}
+
+// typedCall gives each call an input of its own, so that no step can change what another sees.
+func typedCall[I Input](c *call) (Call[I], error) {
+	typed := Call[I]{SagaID: c.sagaID, Step: c.step, Attempt: c.attempt, c: c}
+	if err := json.Unmarshal(c.input, &typed.Input); err != nil {
+		return typed, Terminal(fmt.Errorf("the stored input does not fit %T: %w", typed.Input, err))
+	}
+	return typed, nil
+}
+
+func encodeResult(c *call, r any, err error) (json.RawMessage, error) {
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return nil, &resultError{fmt.Errorf("result of type %T does not marshal: %w", r, err)}
+	}
+	if c.maxBytes > 0 && len(raw) > c.maxBytes {
+		return nil, &resultError{fmt.Errorf("%w: result of %d bytes, the limit is %d", ErrTooLarge, len(raw), c.maxBytes)}
+	}
+	return raw, nil
+}
+
+func withResult[I Input, R any](c *call, raw json.RawMessage, f func(Call[I], R) error) error {
+	typed, err := typedCall[I](c)
+	if err != nil {
+		return err
+	}
+	var r R
+	if raw != nil {
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return Terminal(fmt.Errorf("the stored result of %s does not fit %T: %w", c.step, r, err))
+		}
+	}
+	return f(typed, r)
+}
+
+// resultError says that Do went well and that what it returned cannot be kept. Trying again would not
+// help, but there is an effect: the step is in doubt, not merely failed.
+type resultError struct{ err error }
+
+func (e *resultError) Error() string { return e.err.Error() }
+func (e *resultError) Unwrap() error { return e.err }

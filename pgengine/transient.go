@@ -1,0 +1,59 @@
+package pgengine
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// unavailableError: the database went away under a step. It is nobody's failed attempt.
+type unavailableError struct{ err error }
+
+func (e *unavailableError) Error() string { return "database unavailable: " + e.err.Error() }
+func (e *unavailableError) Unwrap() error { return e.err }
+
+// transient says whether err is the database's state and not the statement's fault, so that the same
+// transaction may go through later. A COMMIT that ended so may have gone through.
+func transient(err error) bool {
+	if err == nil || errors.Is(err, errLost) || errors.Is(err, errTurnedBack) {
+		return false
+	}
+	if errors.As(err, new(*unavailableError)) {
+		return true
+	}
+	if code := sql.State(err); code != "" {
+		switch code {
+		case "40001", "40P01", // serialisation failure, deadlock
+			"55P03",                            // lock timeout
+			"25P03",                            // idle in transaction for too long: this process was stopped
+			"57P01", "57P02", "57P03", "57P05": // shutdown, crash, starting up, session timeout
+			return true
+		}
+		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") // connection; resources
+	}
+	return errors.As(err, new(*noAnswerError))
+}
+
+// noAnswerError is any failure of the engine's own statements that Postgres did not answer with an error
+// of its own: the connection, or our time limit. What became of the statement is unknown.
+type noAnswerError struct{ err error }
+
+func (e *noAnswerError) Error() string { return e.err.Error() }
+func (e *noAnswerError) Unwrap() error { return e.err }
+
+// answered sorts what one of the engine's own pipelines returned.
+func answered(err error) error {
+	if err == nil || errors.Is(err, errLost) || errors.Is(err, errTurnedBack) {
+		return err
+	}
+	switch sql.State(err) {
+	case sql.StateLaneLost, sql.StateNoSaga:
+		return errLost
+	case sql.StateOtherState:
+		return errTurnedBack
+	case "":
+		return &noAnswerError{err}
+	}
+	return err
+}
