@@ -204,6 +204,7 @@ func Version() int {
 // Fingerprint names the content of all migrations: a template database is as good as new while it is the same.
 func Fingerprint() string {
 	h := sha256.New()
+	h.Write([]byte(migrateGround))
 	files := migrations()
 	for _, name := range upFiles(files) {
 		h.Write(files[name].Data)

@@ -10,6 +10,8 @@ import (
 // Windows is not supported: serverAccount is the first thing Start asks, so that none of the others is called.
 var errWindows = errors.New("a local Postgres cannot be started on Windows: give the address of a running one")
 
+const endsWithParent = false
+
 type account struct{}
 
 func serverAccount() (*account, error)                 { return nil, errWindows }

@@ -35,7 +35,7 @@ func newOwnDir(parent string, account *account) (_ *ownDir, err error) {
 	}
 	d := &ownDir{path: path}
 	if d.lock, err = claim(path); err == nil && account != nil {
-		err = os.Chmod(path, 0o711) //nolint:gosec // the server, run by another user, has to pass; the data in it is closed
+		err = os.Chmod(path, 0o711) // the server, run by another user, has to pass; the data in it is closed
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.remove())

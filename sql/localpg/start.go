@@ -53,13 +53,13 @@ func (c *cluster) start(ctx context.Context) (*postmaster, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() //nolint:errcheck // the server has a descriptor of its own; nothing is written through this one
+	defer log.Close() // the server has a descriptor of its own; nothing is written through this one
 	begin, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
 	}
 
-	cmd := exec.Command(filepath.Join(c.bin, executable("postgres")), "-D", c.data(), "-p", strconv.Itoa(c.port)) //nolint:noctx // lives on after the start
+	cmd := exec.Command(filepath.Join(c.bin, executable("postgres")), "-D", c.data(), "-p", strconv.Itoa(c.port)) // without ctx: it lives on after the start
 	c.prepare(cmd)
 	cmd.Stdout, cmd.Stderr = log, log
 	process, err := launch(cmd)

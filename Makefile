@@ -1,0 +1,53 @@
+# Every target runs on a machine with Go and Postgres binaries, or Docker; nothing has to be started first.
+
+GO       ?= go
+BENCH    ?= .
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+.PHONY: help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+check: fmt-check vet staticcheck race ## what has to pass before a commit: gofmt, vet, staticcheck, tests with the race detector
+
+fmt-check: ## fail if a file is not formatted
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+
+vet: ## go vet, with and without the failpoints of the crash tests
+	$(GO) vet ./...
+	$(GO) vet -tags failpoint ./...
+
+staticcheck: ## staticcheck, in the version of go.mod
+	$(GO) tool staticcheck ./...
+
+test: ## all tests
+	$(GO) test ./...
+
+race: ## all tests with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+lint: ## golangci-lint, which has to be installed, with .golangci.yml
+	golangci-lint run
+
+demo: ## the order saga, end to end, on a Postgres of its own
+	$(GO) run ./cmd/pgsagaz demo
+
+bench: ## benchmarks; BENCH=regexp chooses among them
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+			echo "$$(dirname "$$file") $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+cover: ## coverage of all tests over all packages: coverage.out and the total
+	$(GO) test -coverpkg ./... -coverprofile coverage.out ./...
+	$(GO) tool cover -func coverage.out | tail -1
+
+build: ## bin/pgsagaz
+	$(GO) build -trimpath -o bin/pgsagaz ./cmd/pgsagaz
