@@ -199,7 +199,10 @@ func (s *sweeper) giveUp(ctx context.Context, stray func(lane, token int64) bool
 	if err != nil {
 		return err
 	}
-	type mine struct{ ID, Token int64 }
+	type mine struct {
+		SagaID    string
+		ID, Token int64
+	}
 	lanes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[mine])
 	if err != nil {
 		return err
@@ -209,7 +212,7 @@ func (s *sweeper) giveUp(ctx context.Context, stray func(lane, token int64) bool
 			continue
 		}
 		s.log.InfoContext(ctx, "handing back a lane", "lane", l.ID)
-		if _, err := s.pool.Exec(ctx, sql.LaneHandBack, l.ID, l.Token, true); err != nil {
+		if _, err := s.pool.Exec(ctx, sql.LaneHandBack, l.SagaID, l.ID, l.Token, true); err != nil {
 			return err
 		}
 		for queue := range s.w.cfg.Queues {

@@ -328,7 +328,7 @@ func (r *runWorker) Work(ctx context.Context, job *river.Job[runArgs]) error {
 	if err != nil {
 		return err
 	}
-	return w.engine.Run(ctx, pgengine.Ticket{SagaID: job.Args.SagaID, Name: name, Version: version, Lane: job.Args.Lane, Step: job.Args.Step},
+	return w.engine.Run(ctx, pgengine.Ticket{SagaID: job.Args.SagaID, Name: name, Version: version, Lane: job.Args.Lane, Step: job.Args.Step, Attempt: job.Attempt},
 		pgengine.RunOptions{Worker: w.cfg.ID, JobPerStep: w.cfg.JobPerStep, Idle: w.cfg.Lease, Stopping: w.stopping, Due: w.sweeper.due})
 }
 

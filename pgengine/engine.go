@@ -41,9 +41,10 @@ type Engine struct {
 	latest     map[string]*graph
 	waker      *sql.Waker // nil: NoWake
 
+	ends ends
+
 	mu   sync.Mutex
-	held map[int64]int64            // lanes this process drives -> token; a lane is listed before it is taken
-	ends map[string][]chan struct{} // who waits in this process for a saga's end
+	held map[int64]int64 // lanes this process drives -> token; a lane is listed before it is taken
 }
 
 // New makes an engine over pool. Every definition is checked, and all that is wrong with any is
@@ -52,7 +53,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
 		pool: pool, log: cfg.Logger, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
-		held: map[int64]int64{}, ends: map[string][]chan struct{}{},
+		held: map[int64]int64{}, ends: ends{waiting: map[string][]chan error{}},
 	}
 	if e.log == nil {
 		e.log = slog.Default()

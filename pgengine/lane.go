@@ -13,6 +13,9 @@ type lane struct {
 	g         *graph
 	opts      RunOptions
 
+	// taken: the lane's row says that it is ours. A saga's first step may be done before it does.
+	taken bool
+
 	// Where it stands: what the database knows, too.
 	at       task
 	queue    string
@@ -46,7 +49,7 @@ func (l *lane) mayGoOn(queue string) bool {
 		return false
 	default:
 	}
-	if l.at.node < 0 { // the saga's first step
+	if l.at.node < 0 || !l.taken { // the saga's first step, and what the commit that takes the lane moves it to
 		return queue == defaultQueue
 	}
 	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < laneTime
@@ -54,9 +57,21 @@ func (l *lane) mayGoOn(queue string) bool {
 
 // move puts the lane at its next step, as the commit has just done in the database.
 func (l *lane) move(t task) {
+	l.taken = true
 	l.at = t
 	l.attempt, l.crashes, l.inDoubt, l.lastErr = 0, 0, false, ""
 	l.steps++
+}
+
+// lightFooted says whether the saga's first step may be done before the lane is taken: it is alone, a
+// TxStep, and the lane goes on from it with one step that depends on nothing else.
+func (l *lane) lightFooted() bool {
+	first := l.g.first()
+	if len(first) != 1 || l.opts.JobPerStep || !l.g.nodes[first[0].node].isTx() || l.g.queue(first[0]) != defaultQueue {
+		return false
+	}
+	n := l.g.next(first[0].node)
+	return n.known && len(n.tasks) == 1 && l.g.queue(n.tasks[0]) == defaultQueue
 }
 
 func (l *lane) call() *call {

@@ -23,6 +23,7 @@ type Ticket struct {
 	Version int
 	Lane    int64  // 0: the saga's commands wait
 	Step    string // "": the lane has no step yet, the saga is to begin
+	Attempt int    // how often the job was handed out; 0 and 1: for the first time
 }
 
 // RunOptions are how a worker drives lanes.
@@ -105,10 +106,14 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
 		pause(ctx, 50*time.Millisecond)
-		if err := e.untilAnswered(ctx, func() error { return e.locate(ctx, l) }); err != nil {
-			if errors.Is(err, errLost) {
-				return nil
-			}
+		err = e.untilAnswered(ctx, func() error { return e.locate(ctx, l) })
+		if errors.Is(err, errLost) && !l.taken {
+			err = e.untilAnswered(ctx, func() error { return e.begin(ctx, l) })
+		}
+		if errors.Is(err, errLost) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -139,6 +144,9 @@ func (e *Engine) letGo(l *lane) {
 // if there is nothing to take.
 func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 	if t.Step == "" {
+		if t.Attempt <= 1 && l.lightFooted() {
+			return e.peek(ctx, l)
+		}
 		return e.begin(ctx, l)
 	}
 	var cause, input []byte
@@ -164,9 +172,27 @@ func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 	if err != nil {
 		return answered(err)
 	}
-	l.input = input
+	l.input, l.taken = input, true
 	l.setDeadline(left)
 	return json.Unmarshal(cause, &l.cause)
+}
+
+// peek learns what the first step must know, and takes nothing: a TxStep has no effect before its commit,
+// which takes the lane, and so saves a commit of the claim alone. If the worker dies at it, the job comes
+// again, and then the lane is taken first, so that crashes are counted.
+func (e *Engine) peek(ctx context.Context, l *lane) error {
+	var input []byte
+	var left *float64
+	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	if err != nil {
+		return answered(err)
+	}
+	l.at, l.input, l.results, l.queue = l.g.first()[0], input, map[string]json.RawMessage{}, defaultQueue
+	l.setDeadline(left)
+	return nil
 }
 
 // begin takes the lane that a start has left, and puts it at the first step. Nothing has happened in the
@@ -191,7 +217,7 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	if here == nil {
 		return errLost // every first step has a queue of its own
 	}
-	l.at, l.input, l.results, l.queue = *here, input, map[string]json.RawMessage{}, defaultQueue
+	l.at, l.input, l.results, l.queue, l.taken = *here, input, map[string]json.RawMessage{}, defaultQueue, true
 	l.setDeadline(left)
 	return nil
 }
@@ -213,13 +239,13 @@ func (l *lane) scan(row pgx.Row) error {
 	if !ok {
 		return fmt.Errorf("saga %s version %d has no step %q, and a lane of saga %s is at it: the definition changed under its version", l.g.name, l.g.version, step, l.sagaID)
 	}
-	l.at.node = i
+	l.at.node, l.taken = i, true
 	return nil
 }
 
 // locate asks where the lane stands, after an answer was lost. errLost: it has ended, or is another's.
 func (e *Engine) locate(ctx context.Context, l *lane) error {
-	err := l.scan(e.pool.QueryRow(ctx, sql.LaneMine, l.id, l.token))
+	err := l.scan(e.pool.QueryRow(ctx, sql.LaneMine, l.sagaID, l.id, l.token))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
@@ -267,48 +293,42 @@ func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
 
 // doTx runs a TxStep's Do in the transaction that settles it.
 func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
-	conn, err := e.pool.Acquire(ctx)
+	tx, err := e.newTx(ctx, l)
 	if err != nil {
-		return false, answered(err)
+		return false, err
 	}
-	defer conn.Release()
-	defer rollback(ctx, conn)
+	defer tx.close()
 	begun := time.Now()
-	tx, err := begin(ctx, conn, l.opts.Idle)
-	if err != nil {
-		return false, answered(err)
-	}
 	var raw json.RawMessage
 	err = e.attempt(ctx, l, func(ctx context.Context) error {
 		c := l.call()
 		c.maxBytes = e.maxPayload
 		var err error
-		raw, err = l.node().doTx(e.inStep(ctx, l), stepTx{tx}, c)
+		raw, err = l.node().doTx(e.inStep(ctx, l), tx, c)
 		return err
 	})
 	if err == nil {
-		err = ownedTx(conn)
+		err = tx.owned()
 	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, ctx.Err() // we are being stopped: nobody's failure
 		}
-		connectionLost := conn.Conn().IsClosed() && !errors.As(err, new(*timeoutError))
-		rollback(ctx, conn)
-		if connectionLost || transient(err) {
+		if tx.lost(err) || transient(err) {
 			return false, &unavailableError{err}
 		}
+		tx.rollback() // its locks must not wait for what follows
 		return e.failed(ctx, l, failure{err: err, begun: begun})
 	}
 
 	failpoint.Hit("do_tx.before")
 	rec := &record{outcome: "done", result: raw, took: time.Since(begun)}
-	moved, err := e.settle(ctx, conn, l, rec)
+	moved, err := e.settle(ctx, tx, l, rec)
 	if err == nil {
 		failpoint.Hit("do_tx.after")
 		return moved, nil
 	}
-	rollback(ctx, conn)
+	tx.rollback()
 	switch {
 	case errors.Is(err, errTurnedBack):
 		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
@@ -359,27 +379,22 @@ func (e *Engine) doActivity(ctx context.Context, l *lane) (bool, error) {
 
 // undoTx runs a TxStep's Undo in the transaction that settles it.
 func (e *Engine) undoTx(ctx context.Context, l *lane) (bool, error) {
-	conn, err := e.pool.Acquire(ctx)
+	tx, err := e.newTx(ctx, l)
 	if err != nil {
-		return false, answered(err)
+		return false, err
 	}
-	defer conn.Release()
-	defer rollback(ctx, conn)
+	defer tx.close()
 	begun := time.Now()
-	tx, err := begin(ctx, conn, l.opts.Idle)
-	if err != nil {
-		return false, answered(err)
-	}
 	err = e.attempt(ctx, l, func(ctx context.Context) error {
-		return l.node().undoTx(e.inStep(ctx, l), stepTx{tx}, l.call(), l.results[l.node().name])
+		return l.node().undoTx(e.inStep(ctx, l), tx, l.call(), l.results[l.node().name])
 	})
 	if err == nil {
-		err = ownedTx(conn)
+		err = tx.owned()
 	}
 	if err == nil {
 		failpoint.Hit("undo_tx.before")
 		var moved bool
-		if moved, err = e.settle(ctx, conn, l, &record{outcome: "done", took: time.Since(begun)}); err == nil {
+		if moved, err = e.settle(ctx, tx, l, &record{outcome: "done", took: time.Since(begun)}); err == nil {
 			failpoint.Hit("undo_tx.after")
 			return moved, nil
 		}
@@ -387,14 +402,13 @@ func (e *Engine) undoTx(ctx context.Context, l *lane) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	connectionLost := conn.Conn().IsClosed() && !errors.As(err, new(*timeoutError))
-	rollback(ctx, conn)
-	if connectionLost || transient(err) || errors.Is(err, errLost) {
-		if errors.Is(err, errLost) {
-			return false, err
-		}
+	if errors.Is(err, errLost) {
+		return false, err
+	}
+	if tx.lost(err) || transient(err) {
 		return false, &unavailableError{err}
 	}
+	tx.rollback() // its locks must not wait for what follows
 	return e.failed(ctx, l, failure{err: err, begun: begun})
 }
 
@@ -545,9 +559,12 @@ func (e *Engine) inStep(ctx context.Context, l *lane) context.Context {
 // handBack gives the lane to whoever is next, as this worker is being stopped. The call that was cut off
 // may have had its effect.
 func (e *Engine) handBack(l *lane) error {
+	if !l.taken {
+		return fmt.Errorf("saga %s %s: stopped before its first step had ended", l.g.name, l.sagaID) // River tries again
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if _, err := e.pool.Exec(ctx, sql.LaneHandBack, l.id, l.token, !l.node().isTx()); err != nil {
+	if _, err := e.pool.Exec(ctx, sql.LaneHandBack, l.sagaID, l.id, l.token, !l.node().isTx()); err != nil {
 		return fmt.Errorf("saga %s %s: hand back lane %d: %w", l.g.name, l.sagaID, l.id, err)
 	}
 	e.wake(l.queue)

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
@@ -88,7 +88,7 @@ func (s *settlement) args() []any {
 func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
 	e.wake(append(wakes, s.others.queues...)...)
 	if s.state.Ended() {
-		e.ended(s.sagaID)
+		e.ends.tell(s.sagaID, nil)
 	}
 	if s.here != nil {
 		s.lane.move(*s.here)
@@ -101,23 +101,28 @@ func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
 // cancelled half-way has an unknown outcome.
 const settleLimit = 30 * time.Second
 
-// settle ends the step of lane l in conn's open transaction, and commits it.
-func (e *Engine) settle(ctx context.Context, conn *pgxpool.Conn, l *lane, rec *record) (bool, error) {
+// settle ends the step of lane l in tx, and commits it.
+func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 	defer cancel()
 	if rec.outcome == "done" && l.at.direction == Do {
 		if s, ok := l.straight(rec); ok {
-			b := &pgx.Batch{}
-			b.Queue(sql.Settle, s.args()...)
-			b.Queue("COMMIT")
-			if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			fenced := true // until the statement has gone through; what fails then is the COMMIT
+			err := tx.commit(ctx, func(b *pgx.Batch) {
+				statement, args := s.shortest()
+				b.Queue(statement, args...).Exec(func(pgconn.CommandTag) error { fenced = false; return nil })
+			})
+			if fenced && sql.State(err) == divisionByZero {
+				return false, errTurnedBack
+			}
+			if err != nil {
 				return false, answered(err)
 			}
 			l.remember(rec)
-			return e.settled(&s, sql.TakeWakes(conn.Conn())), nil
+			return e.settled(&s, sql.TakeWakes(tx.conn.Conn())), nil
 		}
 	}
-	return e.planned(ctx, conn, l, rec)
+	return e.planned(ctx, tx, l, rec)
 }
 
 // straight is the settlement of a step that is done, if it depends on nothing but the definition.
@@ -133,6 +138,24 @@ func (l *lane) straight(rec *record) (settlement, bool) {
 	}
 	s.here, s.others = l.divide(n.tasks)
 	return s, true
+}
+
+// divisionByZero is how settle_next.sql and settle_last.sql say that their fence did not hold.
+const divisionByZero = "22012"
+
+// shortest is the cheapest statement for a straight settlement.
+func (s *settlement) shortest() (statement string, args []any) {
+	if s.others.steps != nil || s.here == nil && s.state == "" {
+		return sql.Settle, s.args()
+	}
+	args = []any{s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.result), s.rec.took.Seconds()}
+	if s.here == nil {
+		return sql.SettleLast, args
+	}
+	if !s.lane.taken {
+		return sql.SettleFirst, append(args, s.g.nodes[s.here.node].name)
+	}
+	return sql.SettleNext, append(args, s.g.nodes[s.here.node].name)
 }
 
 // remember keeps a result for the calls that follow in this lane.
@@ -151,22 +174,24 @@ func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
 		if s, ok := l.straight(rec); ok {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 			defer cancel()
-			_, err := e.pool.Exec(ctx, sql.Settle, s.args()...) // one statement, one round trip, one commit
-			if err = answered(err); err == nil {
+			statement, args := s.shortest()
+			_, err := e.pool.Exec(ctx, statement, args...) // one statement, one round trip, one commit
+			if err == nil {
 				return e.settled(&s, nil), nil
-			} else if !errors.Is(err, errTurnedBack) {
+			}
+			if err = answered(err); !errors.Is(err, errTurnedBack) && sql.State(err) != divisionByZero {
 				return false, err
 			}
 			// The saga turns back. What was done is recorded all the same, and will be undone.
 		}
 	}
-	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx) (bool, error) {
+	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 		if commit != nil {
-			if err := e.local(ctx, conn, tx, l, rec.result, commit); err != nil {
+			if err := e.local(ctx, tx, l, rec.result, commit); err != nil {
 				return false, err
 			}
 		}
-		return e.planned(ctx, conn, l, rec)
+		return e.planned(ctx, tx, l, rec)
 	})
 }
 
@@ -174,47 +199,42 @@ func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
 func (e *Engine) settleUndone(ctx context.Context, l *lane, rec *record, raw json.RawMessage,
 	commit func(context.Context, pgx.Tx, *call, json.RawMessage) error,
 ) (bool, error) {
-	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx) (bool, error) {
+	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 		if commit != nil {
-			if err := e.local(ctx, conn, tx, l, raw, commit); err != nil {
+			if err := e.local(ctx, tx, l, raw, commit); err != nil {
 				return false, err
 			}
 		}
-		return e.planned(ctx, conn, l, rec)
+		return e.planned(ctx, tx, l, rec)
 	})
 }
 
 // local runs an Activity's Commit or UndoCommit in tx.
-func (e *Engine) local(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, l *lane, raw json.RawMessage,
+func (e *Engine) local(ctx context.Context, tx *stepTx, l *lane, raw json.RawMessage,
 	commit func(context.Context, pgx.Tx, *call, json.RawMessage) error,
 ) error {
 	err := e.attempt(ctx, l, func(ctx context.Context) error {
-		return commit(e.inStep(ctx, l), stepTx{tx}, l.call(), raw)
+		return commit(e.inStep(ctx, l), tx, l.call(), raw)
 	})
 	if err == nil {
-		err = ownedTx(conn)
+		err = tx.owned()
 	}
-	if err != nil && conn.Conn().IsClosed() && !errors.As(err, new(*timeoutError)) {
+	if err != nil && tx.lost(err) {
 		return &unavailableError{err}
 	}
 	return err
 }
 
 // inTx runs f in a transaction that f commits.
-func (e *Engine) inTx(ctx context.Context, l *lane, f func(context.Context, *pgxpool.Conn, pgx.Tx) (bool, error)) (bool, error) {
+func (e *Engine) inTx(ctx context.Context, l *lane, f func(context.Context, *stepTx) (bool, error)) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit+l.node().timeout)
 	defer cancel()
-	conn, err := e.pool.Acquire(ctx)
+	tx, err := e.newTx(ctx, l)
 	if err != nil {
-		return false, answered(err)
+		return false, err
 	}
-	defer conn.Release()
-	defer rollback(ctx, conn)
-	tx, err := begin(ctx, conn, l.opts.Idle)
-	if err != nil {
-		return false, answered(err)
-	}
-	return f(ctx, conn, tx)
+	defer tx.close()
+	return f(ctx, tx)
 }
 
 // turnBack ends a lane at a step that must not go on, since its saga turns back. A TxStep has had no
@@ -227,14 +247,14 @@ func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {
 			rec.err = "the call was cut off"
 		}
 	}
-	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
-		return e.planned(ctx, conn, l, rec)
+	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+		return e.planned(ctx, tx, l, rec)
 	})
 }
 
-// planned ends the step of lane l in conn's open transaction by what plan says, and commits it.
-func (e *Engine) planned(ctx context.Context, conn *pgxpool.Conn, l *lane, rec *record) (bool, error) {
-	snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+// planned ends the step of lane l in tx by what plan says, and commits it.
+func (e *Engine) planned(ctx context.Context, tx *stepTx, l *lane, rec *record) (bool, error) {
+	snap, err := readLocked(ctx, tx, l.g, l.sagaID)
 	if err != nil {
 		return false, err
 	}
@@ -254,11 +274,11 @@ func (e *Engine) planned(ctx context.Context, conn *pgxpool.Conn, l *lane, rec *
 			s.cause = &Cause{Kind: CauseStep, Step: l.name(), Error: rec.err, At: time.Now().UTC()}
 		}
 	}
-	return e.decide(ctx, conn, snap, s)
+	return e.decide(ctx, tx, snap, s)
 }
 
 // decide plans from what was read under the lock, writes what follows, and commits.
-func (e *Engine) decide(ctx context.Context, conn *pgxpool.Conn, snap *locked, s settlement) (bool, error) {
+func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlement) (bool, error) {
 	d := plan(s.g, snap.snapshot)
 	if d.state != snap.state {
 		s.state = d.state
@@ -279,21 +299,21 @@ func (e *Engine) decide(ctx context.Context, conn *pgxpool.Conn, snap *locked, s
 			s.others.add(s.g, t)
 		}
 	}
-	b := &pgx.Batch{}
-	for _, x := range d.dissolve {
-		b.Queue(sql.LaneDissolve, x.lane, x.record)
-	}
-	b.Queue(sql.Settle, s.args()...)
-	b.Queue("COMMIT")
 	failpoint.Hit("settle.before")
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+	err := tx.commit(ctx, func(b *pgx.Batch) {
+		for _, x := range d.dissolve {
+			b.Queue(sql.LaneDissolve, s.sagaID, x.lane, x.record)
+		}
+		b.Queue(sql.Settle, s.args()...)
+	})
+	if err != nil {
 		return false, answered(err)
 	}
 	failpoint.Hit("settle.after")
 	if s.state != "" {
 		e.log.InfoContext(ctx, "saga is "+string(s.state), "saga", s.g.name, "saga_id", s.sagaID, "cause", snap.cause.String())
 	}
-	return e.settled(&s, sql.TakeWakes(conn.Conn())), nil
+	return e.settled(&s, sql.TakeWakes(tx.conn.Conn())), nil
 }
 
 // failure is an attempt that did not succeed.
@@ -320,6 +340,11 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 		if p, ok := errors.AsType[*PanicError](f.err); ok {
 			f.kind = "panic"
 			e.log.ErrorContext(ctx, "step panicked", "saga", l.g.name, "saga_id", l.sagaID, "step", n.name, "panic", p.Value, "stack", p.Stack)
+		}
+	}
+	if !l.taken { // the attempt is recorded at the lane
+		if err := e.untilAnswered(ctx, func() error { return e.begin(ctx, l) }); err != nil {
+			return false, err
 		}
 	}
 	attempt := l.attempt + 1
@@ -358,8 +383,8 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	rec := &record{outcome: "failed", inDoubt: l.inDoubt || f.effect, err: describe(f.err), took: time.Since(f.begun)}
 	return e.persist(ctx, l, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("failed.before")
-		moved, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
-			return e.planned(ctx, conn, l, rec)
+		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+			return e.planned(ctx, tx, l, rec)
 		})
 		if err == nil {
 			failpoint.Hit("failed.after")
@@ -371,18 +396,18 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 // park leaves a lane whose undo has given up where it is, for an operator, and plans without it: once
 // nothing else is left to undo, the saga is stuck.
 func (e *Engine) park(ctx context.Context, l *lane, f failure) (bool, error) {
-	return e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
-		_, err := conn.Exec(ctx, sql.RetryLater, l.sagaID, []string{string(Compensating), string(Stuck)}, l.id, l.token, l.opts.Worker,
+	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+		_, err := tx.Exec(ctx, sql.RetryLater, l.sagaID, []string{string(Compensating), string(Stuck)}, l.id, l.token, l.opts.Worker,
 			f.kind, describe(f.err), false, time.Since(f.begun).Seconds(), -1.0)
 		if err != nil {
 			return false, answered(err)
 		}
-		snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
 		if err != nil {
 			return false, err
 		}
 		e.log.ErrorContext(ctx, "an undo has given up: the saga needs an operator", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "error", describe(f.err))
-		return e.decide(ctx, conn, snap, settlement{sagaID: l.sagaID, g: l.g, at: l.at, from: []string{string(snap.state)}})
+		return e.decide(ctx, tx, snap, settlement{sagaID: l.sagaID, g: l.g, at: l.at, from: []string{string(snap.state)}})
 	})
 }
 
@@ -391,8 +416,8 @@ func (e *Engine) park(ctx context.Context, l *lane, f failure) (bool, error) {
 // given up or undone since, this result may be an effect that came after its undo: it is recorded as a
 // new generation, the saga is reopened even if it had ended, and the undo runs again.
 func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
-	_, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
-		snap, err := readLocked(ctx, conn, l.g, l.sagaID)
+	_, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
 		if err != nil {
 			return false, err
 		}
@@ -416,7 +441,7 @@ func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
 		}
 		e.log.WarnContext(ctx, "a result arrived after its step had been given up or undone; it is undone again",
 			"saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "generation", s.at.generation)
-		return e.decide(ctx, conn, snap, s)
+		return e.decide(ctx, tx, snap, s)
 	})
 	if errors.Is(err, errLost) {
 		return nil
@@ -428,13 +453,13 @@ func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
 func (e *Engine) obey(ctx context.Context, g *graph, sagaID string, o RunOptions) error {
 	l := &lane{sagaID: sagaID, g: g, opts: o, at: task{node: 0}} // for inTx's limits
 	failpoint.Hit("obey.before")
-	_, err := e.inTx(ctx, l, func(ctx context.Context, conn *pgxpool.Conn, _ pgx.Tx) (bool, error) {
+	_, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 		var commands []command
-		snap, err := readLocked(ctx, conn, g, sagaID)
+		snap, err := readLocked(ctx, tx, g, sagaID)
 		if err != nil {
 			return false, err
 		}
-		rows, err := conn.Query(ctx, sql.CommandTake, sagaID)
+		rows, err := tx.Query(ctx, sql.CommandTake, sagaID)
 		if err != nil {
 			return false, answered(err)
 		}
@@ -449,7 +474,7 @@ func (e *Engine) obey(ctx context.Context, g *graph, sagaID string, o RunOptions
 				s.cause = &Cause{Kind: CauseKind(c.Kind), Reason: c.Reason, At: time.Now().UTC()}
 				snap.state, s.state = Failing, Failing
 			case c.Kind == "retry":
-				if _, err := conn.Exec(ctx, sql.CommandUnpark, sagaID); err != nil {
+				if _, err := tx.Exec(ctx, sql.CommandUnpark, sagaID); err != nil {
 					return false, answered(err)
 				}
 				for i := range snap.lanes {
@@ -460,7 +485,7 @@ func (e *Engine) obey(ctx context.Context, g *graph, sagaID string, o RunOptions
 				e.log.InfoContext(ctx, "command came too late", "command", c.Kind, "saga", g.name, "saga_id", sagaID, "state", string(snap.state))
 			}
 		}
-		return e.decide(ctx, conn, snap, s)
+		return e.decide(ctx, tx, snap, s)
 	})
 	if errors.Is(err, errLost) {
 		return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,7 +14,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// Status is a saga as it stands. Get fills all of it, List leaves Input, Output, Steps and Attempts out.
+// Status is a saga as it stands. Get fills all of it, Wait leaves Steps and Attempts out, and List Input and
+// Output as well.
 type Status struct {
 	ID        string          `json:"id"`
 	Name      string          `json:"name"`
@@ -70,12 +70,9 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 	}
 	// One snapshot, so that a step is seen either as claimed or as ended.
 	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		var input, output []byte
-		if err := tx.QueryRow(ctx, sql.SagaGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
-			&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output); err != nil {
+		if err := head(ctx, tx, id, &s); err != nil {
 			return err
 		}
-		s.Input, s.Output = input, output
 		rows, err := tx.Query(ctx, sql.StepDetail, id)
 		if err != nil {
 			return err
@@ -105,6 +102,15 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		return s, fmt.Errorf("get saga %s: %w", id, err)
 	}
 	return s, nil
+}
+
+// head reads what a saga is, without its steps.
+func head(ctx context.Context, db sql.Querier, id string, s *Status) error {
+	var input, output []byte
+	err := db.QueryRow(ctx, sql.SagaGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
+		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output)
+	s.Input, s.Output = input, output
+	return err
 }
 
 // Filter chooses what List gives. Zero fields choose all.
@@ -158,8 +164,10 @@ func (e *Engine) List(ctx context.Context, f Filter) iter.Seq2[Status, error] {
 
 func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([]Status, error) {
 	var states []string
+	open := len(f.States) > 0
 	for _, s := range f.States {
 		states = append(states, string(s))
+		open = open && !s.Ended()
 	}
 	since := func(d time.Duration) *time.Time {
 		if d <= 0 {
@@ -169,7 +177,7 @@ func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([
 		return &t
 	}
 	rows, err := e.pool.Query(ctx, sql.SagaList, states, optional(f.Name), optional(f.Tag), optional(f.Key),
-		since(f.OlderThan), since(f.YoungerThan), optional(after), limit)
+		since(f.OlderThan), since(f.YoungerThan), optional(after), limit, open)
 	if err != nil {
 		return nil, err
 	}
@@ -178,58 +186,4 @@ func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([
 		err := row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt)
 		return s, err
 	})
-}
-
-// Wait waits until the saga has ended, and tells how. A saga that is [Stuck] has not. It learns of an end
-// in this process at once, and of others by looking: every 5 ms at first, every 250 ms later.
-//
-// Errors: [ErrNotFound]; ctx's.
-func (e *Engine) Wait(ctx context.Context, id string) (Status, error) {
-	signal := make(chan struct{}, 1)
-	e.mu.Lock()
-	e.ends[id] = append(e.ends[id], signal)
-	e.mu.Unlock()
-	defer func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.ends[id] = slices.DeleteFunc(e.ends[id], func(c chan struct{}) bool { return c == signal })
-		if len(e.ends[id]) == 0 {
-			delete(e.ends, id)
-		}
-	}()
-	if _, err := uuid.Parse(id); err != nil {
-		return Status{}, fmt.Errorf("wait for saga %q: %w: not an id: %w", id, ErrNotFound, err)
-	}
-	for look := 5 * time.Millisecond; ; look = min(look*3/2, 250*time.Millisecond) {
-		var state State
-		err := e.pool.QueryRow(ctx, sql.SagaState, id).Scan(&state)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ErrNotFound)
-		case err != nil && ctx.Err() != nil:
-			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ctx.Err())
-		case err == nil && state.Ended():
-			return e.Get(ctx, id)
-		case err != nil && !transient(answered(err)):
-			return Status{}, fmt.Errorf("wait for saga %s: %w", id, err)
-		}
-		select {
-		case <-ctx.Done():
-			return Status{}, fmt.Errorf("wait for saga %s: %w", id, ctx.Err())
-		case <-signal:
-		case <-time.After(look):
-		}
-	}
-}
-
-// ended tells those who wait in this process.
-func (e *Engine) ended(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, c := range e.ends[id] {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
 }

@@ -22,6 +22,8 @@ var (
 	TxIdleLimit string
 	//go:embed queries/lane_begin.sql
 	LaneBegin string
+	//go:embed queries/lane_peek.sql
+	LanePeek string
 	//go:embed queries/lane_take.sql
 	LaneTake string
 	//go:embed queries/lane_mine.sql
@@ -38,8 +40,8 @@ var (
 	SagaGet string
 	//go:embed queries/saga_list.sql
 	SagaList string
-	//go:embed queries/saga_state.sql
-	SagaState string
+	//go:embed queries/saga_ended.sql
+	SagaEnded string
 	//go:embed queries/step_list.sql
 	StepList string
 	//go:embed queries/step_detail.sql
@@ -48,6 +50,12 @@ var (
 	AttemptList string
 	//go:embed queries/settle.sql
 	Settle string
+	//go:embed queries/settle_first.sql
+	SettleFirst string
+	//go:embed queries/settle_next.sql
+	SettleNext string
+	//go:embed queries/settle_last.sql
+	SettleLast string
 	//go:embed queries/retry_later.sql
 	RetryLater string
 

@@ -2,7 +2,8 @@ package sql
 
 import (
 	"context"
-	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,9 +73,9 @@ func WakeOnCommit(config *pgxpool.Config) {
 	config.ConnConfig.Tracer = &commitTracer{next: config.ConnConfig.Tracer, wakers: map[*pgxpool.Pool]*Waker{}}
 }
 
-// Waker sends NOTIFY for queues, at most once a window, after the commits that asked for it. It is
-// trailing-edge: a wake that comes while one is being sent is sent again afterwards, so none is lost.
-// It starts nothing that outlives a window: a timer that fires once.
+// Waker sends NOTIFY for queues after the commits that asked for it: at once when it has been quiet, and
+// otherwise at most once a window. It is trailing-edge: a wake that comes while one is being sent is sent
+// again afterwards, so none is lost. It starts nothing that lasts: a timer fires once for each flush.
 type Waker struct {
 	pool   *pgxpool.Pool
 	window time.Duration
@@ -82,14 +83,15 @@ type Waker struct {
 	mu      sync.Mutex
 	queues  map[string]bool // to be sent with the next flush
 	pending bool            // a flush is on its way
+	last    time.Time       // when the last one ended
 }
 
-// NewWaker makes a waker that sends through pool. window 0 means 500 µs.
+// NewWaker makes a waker that sends through pool. window 0 means 3 ms.
 func NewWaker(pool *pgxpool.Pool, window time.Duration) *Waker {
 	if window == 0 {
-		window = 500 * time.Microsecond
+		window = 3 * time.Millisecond
 	}
-	return &Waker{pool: pool, window: window}
+	return &Waker{pool: pool, window: window, queues: map[string]bool{}}
 }
 
 // Wake tells the workers of queues, soon. It does not wait.
@@ -99,39 +101,35 @@ func (w *Waker) Wake(queues ...string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.queues == nil {
-		w.queues = map[string]bool{}
-	}
 	for _, q := range queues {
 		w.queues[q] = true
 	}
-	if !w.pending {
-		w.pending = true
-		time.AfterFunc(w.window, w.flush)
+	w.schedule()
+}
+
+// schedule is called with the lock held.
+func (w *Waker) schedule() {
+	if w.pending || len(w.queues) == 0 {
+		return
 	}
+	w.pending = true
+	time.AfterFunc(max(0, w.window-time.Since(w.last)), w.flush)
 }
 
 func (w *Waker) flush() {
 	w.mu.Lock()
-	queues := make([]string, 0, len(w.queues))
-	for q := range w.queues {
-		queues = append(queues, q)
-	}
+	queues := slices.Collect(maps.Keys(w.queues))
 	clear(w.queues)
 	w.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := w.pool.Exec(ctx, Wake, queues); err != nil {
-		slog.Default().DebugContext(ctx, "pgsagaz: a wake was not sent, the poll will find the work", "error", err)
-	}
+	_, _ = w.pool.Exec(ctx, Wake, queues) // one that is lost costs a poll, and is nobody's error
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending = len(w.queues) > 0
-	if w.pending {
-		time.AfterFunc(w.window, w.flush)
-	}
+	w.pending, w.last = false, time.Now()
+	w.schedule()
 }
 
 // commitTracer sees the COMMIT that ends a transaction, sent alone or in a batch.

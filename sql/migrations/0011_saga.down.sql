@@ -1,3 +1,4 @@
 DROP TABLE pgsagaz.worker, pgsagaz.command, pgsagaz.attempt, pgsagaz.step, pgsagaz.lane,
-    pgsagaz.start_key, pgsagaz.saga, pgsagaz.definition;
+    pgsagaz.start_key, pgsagaz.deadline, pgsagaz.saga, pgsagaz.definition;
+DROP TYPE pgsagaz.outcome, pgsagaz.direction, pgsagaz.saga_state;
 UPDATE pgsagaz.schema_info SET version = 1, oldest_code = 1;

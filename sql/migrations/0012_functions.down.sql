@@ -1,5 +1,5 @@
-DROP FUNCTION pgsagaz.hand_back(bigint, bigint, boolean);
-DROP FUNCTION pgsagaz.dissolve(bigint, boolean);
+DROP FUNCTION pgsagaz.hand_back(uuid, bigint, bigint, boolean);
+DROP FUNCTION pgsagaz.dissolve(uuid, bigint, boolean);
 DROP FUNCTION pgsagaz.retry_later(uuid, text[], bigint, bigint, text, text, text, boolean, double precision, double precision);
 DROP FUNCTION pgsagaz.begin(uuid, bigint, text, bigint, text, text[], text[], integer[], text[]);
 DROP FUNCTION pgsagaz.settle(uuid, text[], bigint, bigint, text, text, text, integer, text, boolean, integer, json, text,

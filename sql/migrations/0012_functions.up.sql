@@ -1,23 +1,32 @@
 -- A step's commit must be on disk before anybody hears of it. Not a SET clause (it would revert before
 -- COMMIT), and not where the session asks for more than the local disk (remote_apply).
 CREATE FUNCTION pgsagaz.durable() RETURNS void
-    LANGUAGE sql VOLATILE
+    LANGUAGE plpgsql VOLATILE
     AS $$
-    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') IN ('off', 'local')
-    $$;
+BEGIN
+    IF current_setting('synchronous_commit') IN ('off', 'local') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+END
+$$;
 
 -- The River job that hints at a lane (0: at the saga's commands). The one place that writes river_job,
 -- in the shape that River's own insert gives it (held by a test).
 CREATE FUNCTION pgsagaz.hint(p_saga uuid, p_name text, p_version integer, p_lane bigint, p_step text, p_queue text)
     RETURNS bigint
-    LANGUAGE sql VOLATILE
+    LANGUAGE plpgsql VOLATILE
     AS $$
+DECLARE
+    job bigint;
+BEGIN
     INSERT INTO pgsagaz.river_job (args, kind, max_attempts, queue, metadata, tags)
     VALUES (jsonb_build_object('saga_id', p_saga, 'lane', p_lane, 'step', p_step),
             'pgsagaz/' || p_name || '/' || p_version, 32767, p_queue,
             jsonb_build_object('saga', p_name, 'saga_id', p_saga, 'step', p_step), ARRAY[p_name])
-    RETURNING id
-    $$;
+    RETURNING id INTO job;
+    RETURN job;
+END
+$$;
 
 -- Starts a saga in the caller's transaction: its row, one lane and one River job; nothing here depends
 -- on the graph. With p_key, the same key and input give the same saga again (existed), the same key with
@@ -35,6 +44,7 @@ DECLARE
     lane_id   bigint;
     before    pgsagaz.start_key;
     known     pgsagaz.definition;
+    falls_due timestamptz;
 BEGIN
     IF p_name IS NULL OR p_input IS NULL THEN
         RAISE EXCEPTION 'pgsagaz: start needs a saga name and an input' USING ERRCODE = 'PS007';
@@ -91,9 +101,13 @@ BEGIN
         END IF;
     END IF;
 
+    falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
     INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline)
         VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent,
-                pgsagaz.now() + coalesce(p_timeout, known.timeout));
+                falls_due);
+    IF falls_due IS NOT NULL THEN
+        INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES (start.id, falls_due);
+    END IF;
     lane_id := nextval('pgsagaz.lane_id_seq');
     INSERT INTO pgsagaz.lane (id, saga_id, step, queue, job_id)
         VALUES (lane_id, id, '', 'default', pgsagaz.hint(id, p_name, version, lane_id, '', 'default'));
@@ -131,17 +145,17 @@ CREATE FUNCTION pgsagaz.fence(p_saga uuid, p_from text[], p_lane bigint, p_token
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
-    current_state text;
+    current_state pgsagaz.saga_state;
 BEGIN
     SELECT state INTO current_state FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
     END IF;
-    PERFORM FROM pgsagaz.lane WHERE id = p_lane AND token = p_token FOR UPDATE;
+    PERFORM FROM pgsagaz.lane WHERE saga_id = p_saga AND id = p_lane AND token = p_token FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: lane % of saga % was taken over', p_lane, p_saga USING ERRCODE = 'PS003';
     END IF;
-    IF current_state <> ALL (p_from) THEN
+    IF current_state::text <> ALL (p_from) THEN
         RAISE EXCEPTION 'pgsagaz: saga % is %', p_saga, current_state USING ERRCODE = 'PS002';
     END IF;
 END
@@ -150,17 +164,19 @@ $$;
 -- Puts lanes at steps that are ready, each with a job. Called under the saga's lock.
 CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
     RETURNS void
-    LANGUAGE sql VOLATILE
+    LANGUAGE plpgsql VOLATILE
     AS $$
+BEGIN
     INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, job_id)
-    SELECT t.lane, s.id, t.step, t.direction, t.generation, t.queue,
+    SELECT t.lane, s.id, t.step, t.direction::pgsagaz.direction, t.generation, t.queue,
            pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue)
     FROM pgsagaz.saga s,
          LATERAL (SELECT nextval('pgsagaz.lane_id_seq') AS lane, u.*
                   FROM unnest(p_steps, p_directions, p_generations, p_queues) AS u(step, direction, generation, queue)
                   OFFSET 0) t
-    WHERE s.id = p_saga
-    $$;
+    WHERE s.id = p_saga;
+END
+$$;
 
 -- Begins a saga: takes the lane that its start left and puts it at p_step (null: the lane ends), with
 -- lanes for the other first steps. No row: nothing to begin, or somebody else does.
@@ -179,10 +195,10 @@ BEGIN
         RETURN;
     END IF;
     IF p_step IS NULL THEN
-        DELETE FROM pgsagaz.lane l WHERE l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+        DELETE FROM pgsagaz.lane l WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.worker IS NULL;
     ELSE
         UPDATE pgsagaz.lane l SET worker = p_worker, token = p_token, step = p_step
-            WHERE l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+            WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.worker IS NULL;
     END IF;
     IF NOT FOUND THEN
         RETURN;
@@ -211,7 +227,7 @@ CREATE FUNCTION pgsagaz.settle(
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
-    current_state text;
+    current_state pgsagaz.saga_state;
 BEGIN
     SELECT state INTO current_state FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -223,27 +239,27 @@ BEGIN
     IF p_lane IS NULL THEN
         NULL;
     ELSIF p_next_step IS NOT NULL THEN
-        UPDATE pgsagaz.lane SET step = p_next_step, direction = p_next_direction, generation = p_next_generation,
+        UPDATE pgsagaz.lane SET step = p_next_step, direction = p_next_direction::pgsagaz.direction, generation = p_next_generation,
                                 attempt = 0, crashes = 0, in_doubt = false, error = NULL
-            WHERE id = p_lane AND token = p_token;
+            WHERE saga_id = p_saga AND id = p_lane AND token = p_token;
     ELSE
-        DELETE FROM pgsagaz.lane WHERE id = p_lane AND token = p_token;
+        DELETE FROM pgsagaz.lane WHERE saga_id = p_saga AND id = p_lane AND token = p_token;
     END IF;
     IF p_lane IS NOT NULL AND NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: lane % of saga % was taken over', p_lane, p_saga USING ERRCODE = 'PS003';
     END IF;
-    IF current_state <> ALL (p_from) THEN
+    IF current_state::text <> ALL (p_from) THEN
         RAISE EXCEPTION 'pgsagaz: saga % is %', p_saga, current_state USING ERRCODE = 'PS002';
     END IF;
 
     IF p_outcome IS NOT NULL THEN
         INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, token, worker,
                                   result, error, started_at, ended_at)
-            VALUES (p_saga, p_step, p_direction, p_generation, p_outcome, p_in_doubt, p_attempt, p_token, p_worker,
+            VALUES (p_saga, p_step, p_direction::pgsagaz.direction, p_generation, p_outcome::pgsagaz.outcome, p_in_doubt, p_attempt, p_token, p_worker,
                     p_result, p_error, pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now());
     END IF;
     IF p_state IS NOT NULL THEN
-        UPDATE pgsagaz.saga SET state = p_state, cause = coalesce(cause, p_cause),
+        UPDATE pgsagaz.saga SET state = p_state::pgsagaz.saga_state, cause = coalesce(cause, p_cause),
                                 ended_at = CASE WHEN p_state IN ('completed', 'compensated') THEN pgsagaz.now() END
             WHERE id = p_saga;
     END IF;
@@ -270,7 +286,7 @@ BEGIN
                                 in_doubt = in_doubt OR p_in_doubt, error = p_error,
                                 run_at = CASE WHEN p_delay < 0 THEN 'infinity'
                                               ELSE pgsagaz.now() + make_interval(secs => p_delay) END
-        WHERE id = p_lane RETURNING *)
+        WHERE saga_id = p_saga AND id = p_lane RETURNING *)
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
         SELECT saga_id, step, direction, generation, attempt, p_kind, p_worker, p_error,
                pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now() FROM l;
@@ -279,25 +295,29 @@ $$;
 
 -- Takes away a lane that waits, since its saga turns back. A call that was begun there and whose outcome
 -- is unknown is recorded as in doubt, so that it is resolved and undone. Called under the saga's lock.
-CREATE FUNCTION pgsagaz.dissolve(p_lane bigint, p_record boolean) RETURNS void
-    LANGUAGE sql VOLATILE
+CREATE FUNCTION pgsagaz.dissolve(p_saga uuid, p_lane bigint, p_record boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE
     AS $$
-    WITH l AS (DELETE FROM pgsagaz.lane WHERE id = p_lane RETURNING *)
+BEGIN
+    WITH l AS (DELETE FROM pgsagaz.lane WHERE saga_id = p_saga AND id = p_lane RETURNING *)
     INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, error, started_at, ended_at)
     SELECT saga_id, step, direction, generation, 'failed', true, attempt,
            coalesce(error, 'the worker died during the call'), pgsagaz.now(), pgsagaz.now()
-    FROM l WHERE p_record
-    $$;
+    FROM l WHERE p_record;
+END
+$$;
 
 -- Hands the lane back untouched, with a job for whoever is next: at a shutdown, or when a lane has
 -- used up its budget.
-CREATE FUNCTION pgsagaz.hand_back(p_lane bigint, p_token bigint, p_in_doubt boolean) RETURNS void
-    LANGUAGE sql VOLATILE
+CREATE FUNCTION pgsagaz.hand_back(p_saga uuid, p_lane bigint, p_token bigint, p_in_doubt boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE
     AS $$
+BEGIN
     UPDATE pgsagaz.lane l SET worker = NULL, token = NULL, run_at = pgsagaz.now(), in_doubt = l.in_doubt OR p_in_doubt,
                               job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
     FROM pgsagaz.saga s
-    WHERE l.id = p_lane AND l.token = p_token AND s.id = l.saga_id
-    $$;
+    WHERE l.saga_id = p_saga AND l.id = p_lane AND l.token = p_token AND s.id = p_saga;
+END
+$$;
 
 UPDATE pgsagaz.schema_info SET version = 12;

@@ -1,5 +1,5 @@
 -- A saga that has not ended and that nothing will ever move: no lane, no command.
-SELECT s.id::text, '', 'is ' || s.state || ' and has neither lane nor command'
+SELECT s.id::text, '', 'is ' || s.state::text || ' and has neither lane nor command'
 FROM pgsagaz.saga s
 WHERE s.ended_at IS NULL
   AND NOT EXISTS (SELECT FROM pgsagaz.lane l WHERE l.saga_id = s.id)

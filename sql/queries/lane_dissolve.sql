@@ -1,1 +1,1 @@
-SELECT pgsagaz.dissolve($1, $2)
+SELECT pgsagaz.dissolve($1, $2, $3)

@@ -1,1 +1,1 @@
-SELECT pgsagaz.hand_back($1, $2, $3)
+SELECT pgsagaz.hand_back($1, $2, $3, $4)

@@ -1,3 +1,3 @@
 -- Where my lane stands, after a COMMIT whose answer was lost. No row: it ended, or is somebody else's.
-SELECT step, direction, generation, queue, attempt, crashes, in_doubt, coalesce(error, '')
-FROM pgsagaz.lane WHERE id = $1 AND token = $2
+SELECT step, direction::text, generation, queue, attempt, crashes, in_doubt, coalesce(error, '')
+FROM pgsagaz.lane WHERE saga_id = $1 AND id = $2 AND token = $3

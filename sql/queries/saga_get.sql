@@ -1,4 +1,4 @@
-SELECT s.id::text, s.name, s.version, s.state, coalesce(s.key, ''), s.tags, s.input, s.cause, s.created_at, s.deadline, s.ended_at,
+SELECT s.id::text, s.name, s.version, s.state::text, coalesce(s.key, ''), s.tags, s.input, s.cause, s.created_at, s.deadline, s.ended_at,
        (SELECT r.result FROM pgsagaz.step r
         WHERE s.state = 'completed' AND r.saga_id = s.id AND r.direction = 'do' AND r.outcome = 'done'
           AND r.step = d.graph ->> 'output'

@@ -1,9 +1,9 @@
 -- Everything there is to show of a saga's steps: those that ended, and those that are claimed.
-SELECT step, direction, generation, outcome, in_doubt, attempt, coalesce(worker, ''), result, coalesce(error, ''),
+SELECT step, direction::text, generation, outcome::text, in_doubt, attempt, coalesce(worker, ''), result, coalesce(error, ''),
        started_at, ended_at, NULL::timestamptz
 FROM pgsagaz.step WHERE saga_id = $1
 UNION ALL
-SELECT step, direction, generation,
+SELECT step, direction::text, generation,
        CASE WHEN worker IS NOT NULL THEN 'running' WHEN run_at = 'infinity' THEN 'stuck' ELSE 'waiting' END,
        in_doubt, attempt, coalesce(worker, ''), NULL, coalesce(error, ''),
        NULL, NULL, CASE WHEN worker IS NULL AND run_at <> 'infinity' THEN run_at END

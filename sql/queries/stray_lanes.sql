@@ -1,1 +1,1 @@
-SELECT id, token FROM pgsagaz.lane WHERE worker = $1
+SELECT saga_id::text, id, token FROM pgsagaz.lane WHERE worker = $1

@@ -18,7 +18,7 @@ WITH dead AS (
     SELECT DISTINCT l.worker FROM pgsagaz.lane l
     WHERE l.worker IS NOT NULL AND l.worker <> $1 AND NOT EXISTS (SELECT FROM pgsagaz.worker w WHERE w.id = l.worker)
 ), lanes AS (
-    SELECT l.id, l.worker, l.step, l.direction FROM pgsagaz.lane l WHERE l.worker IN (SELECT id FROM holders)
+    SELECT l.saga_id, l.id, l.worker, l.step, l.direction FROM pgsagaz.lane l WHERE l.worker IN (SELECT id FROM holders)
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     UPDATE pgsagaz.lane l
@@ -26,7 +26,7 @@ WITH dead AS (
         error = coalesce(l.error, 'worker ' || f.worker || ' died'),
         job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
     FROM lanes f, pgsagaz.saga s
-    WHERE l.id = f.id AND s.id = l.saga_id
+    WHERE l.saga_id = f.saga_id AND l.id = f.id AND s.id = f.saga_id
     RETURNING l.id, l.saga_id, l.step, l.direction, l.generation, l.attempt, l.crashes, l.queue, f.worker
 ), noted AS (
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)

@@ -1,11 +1,12 @@
--- A saga past its deadline is asked to turn back, once.
-WITH late AS (
-    SELECT s.id, s.name, s.version FROM pgsagaz.saga s
-    WHERE s.ended_at IS NULL AND s.deadline <= pgsagaz.now() AND s.state = 'running'
-      AND NOT EXISTS (SELECT FROM pgsagaz.command c WHERE c.saga_id = s.id AND c.kind = 'deadline')
-    LIMIT 1000
+-- Deadlines that have passed: their sagas are asked to turn back, unless they have ended.
+WITH due AS (
+    SELECT d.saga_id FROM pgsagaz.deadline d WHERE d.due_at <= pgsagaz.now() LIMIT 1000
     FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM pgsagaz.deadline d USING due WHERE d.saga_id = due.saga_id
 )
 INSERT INTO pgsagaz.command (saga_id, kind, reason, job_id)
-SELECT id, 'deadline', 'the deadline passed', pgsagaz.hint(id, name, version, 0, '', 'default') FROM late
+SELECT s.id, 'deadline', 'the deadline passed', pgsagaz.hint(s.id, s.name, s.version, 0, '', 'default')
+FROM due JOIN pgsagaz.saga s ON s.id = due.saga_id
+WHERE s.state = 'running'
 RETURNING 'default'

@@ -1,7 +1,7 @@
 -- Lanes and commands whose job is gone without having served them: Postgres lost it in a crash, River
 -- discarded it, somebody deleted it. They get another. This looks at all that waits, so it is rare.
 WITH due AS (
-    SELECT l.id FROM pgsagaz.lane l
+    SELECT l.saga_id, l.id FROM pgsagaz.lane l
     WHERE l.worker IS NULL AND l.job_id IS NOT NULL AND l.run_at <= pgsagaz.now() - interval '2 seconds'
       AND NOT EXISTS (SELECT FROM pgsagaz.river_job j
                       WHERE j.id = l.job_id AND j.state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))
@@ -9,7 +9,7 @@ WITH due AS (
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
     UPDATE pgsagaz.lane l SET job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
-    FROM due d, pgsagaz.saga s WHERE l.id = d.id AND s.id = l.saga_id
+    FROM due d, pgsagaz.saga s WHERE l.saga_id = d.saga_id AND l.id = d.id AND s.id = d.saga_id
     RETURNING l.queue
 ), waiting AS (
     SELECT c.id FROM pgsagaz.command c

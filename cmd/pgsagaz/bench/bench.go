@@ -1,0 +1,176 @@
+// Package bench measures pgsagaz against a floor: the least that any durable implementation of the same
+// work must do, by hand, on the same server, in the same run. Machines are noisy, so the figure that
+// counts is the ratio of the two; they take turns, and each ratio is of two rounds side by side.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Result is one concurrency of one benchmark.
+type Result struct {
+	Name        string  `json:"name"`
+	Steps       int     `json:"steps"`
+	Concurrency int     `json:"concurrency"`
+	Rounds      int     `json:"rounds"`
+	Engine      Figures `json:"engine"`
+	Floor       Figures `json:"floor"`
+	// Ratio is the engine's throughput over the floor's, the median of the rounds.
+	Ratio float64 `json:"ratio"`
+	// LatencyRatio is the engine's p50 over the floor's, the median of the rounds.
+	LatencyRatio float64   `json:"latency_ratio"`
+	Ratios       []float64 `json:"ratios"` // of the single rounds
+}
+
+// Figures are the medians over the rounds.
+type Figures struct {
+	PerSecond float64 `json:"per_second"`
+	P50       float64 `json:"p50_ms"`
+	P99       float64 `json:"p99_ms"`
+}
+
+// Options of a benchmark. The zero value of each field is its default.
+type Options struct {
+	Steps       int           // of a saga; 0: 5
+	Concurrency []int         // how many in flight, one result each; nil: 1, 64
+	Duration    time.Duration // of one round of one side; 0: 3 s
+	Rounds      int           // 0: 3
+	Logger      *slog.Logger  // of the engine; nil: slog.Default()
+	// Progress is told what is being measured; nil: nobody.
+	Progress func(string)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Steps == 0 {
+		o.Steps = 5
+	}
+	if len(o.Concurrency) == 0 {
+		o.Concurrency = []int{1, 64}
+	}
+	if o.Duration == 0 {
+		o.Duration = 3 * time.Second
+	}
+	if o.Rounds == 0 {
+		o.Rounds = 3
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	return o
+}
+
+// side is one of the two: it does one unit of work and says how long it took, from the asking to the end.
+type side func(ctx context.Context) error
+
+// pair measures engine and floor in turns.
+func pair(ctx context.Context, o Options, name string, concurrency int, engine, floor side) (Result, error) {
+	r := Result{Name: name, Steps: o.Steps, Concurrency: concurrency, Rounds: o.Rounds}
+	var engines, floors []Figures
+	// A first short round of each warms caches, connections and plans, and is not counted.
+	for round := -1; round < o.Rounds; round++ {
+		duration := o.Duration
+		if round < 0 {
+			duration = min(duration, time.Second)
+		}
+		o.Progress(fmt.Sprintf("%s, %d in flight: round %d of %d", name, concurrency, round+1, o.Rounds))
+		f, err := measure(ctx, duration, concurrency, floor)
+		if err != nil {
+			return r, fmt.Errorf("floor: %w", err)
+		}
+		e, err := measure(ctx, duration, concurrency, engine)
+		if err != nil {
+			return r, fmt.Errorf("engine: %w", err)
+		}
+		if round >= 0 {
+			engines, floors = append(engines, e), append(floors, f)
+		}
+	}
+	var latencies []float64
+	for i := range engines {
+		r.Ratios = append(r.Ratios, engines[i].PerSecond/floors[i].PerSecond)
+		latencies = append(latencies, engines[i].P50/floors[i].P50)
+	}
+	r.Ratio, r.LatencyRatio = median(r.Ratios), median(latencies)
+	r.Engine, r.Floor = medians(engines), medians(floors)
+	return r, nil
+}
+
+// measure keeps concurrency of work in flight for duration, and waits for the last to end.
+func measure(ctx context.Context, duration time.Duration, concurrency int, work side) (Figures, error) {
+	var mu sync.Mutex
+	var took []float64
+	var failed error
+	begun := time.Now()
+	end := begun.Add(duration)
+	var wg sync.WaitGroup
+	for range concurrency {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				t := time.Now()
+				err := work(ctx)
+				mu.Lock()
+				if err != nil {
+					failed = err
+					mu.Unlock()
+					return
+				}
+				took = append(took, float64(time.Since(t).Microseconds())/1000)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(begun)
+	if failed != nil {
+		return Figures{}, failed
+	}
+	slices.Sort(took)
+	return Figures{PerSecond: float64(len(took)) / elapsed.Seconds(), P50: quantile(took, 0.5), P99: quantile(took, 0.99)}, nil
+}
+
+func quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	return quantile(v, 0.5)
+}
+
+func medians(fs []Figures) Figures {
+	pick := func(f func(Figures) float64) float64 {
+		var v []float64
+		for _, x := range fs {
+			v = append(v, f(x))
+		}
+		return median(v)
+	}
+	return Figures{
+		PerSecond: pick(func(f Figures) float64 { return f.PerSecond }),
+		P50:       pick(func(f Figures) float64 { return f.P50 }),
+		P99:       pick(func(f Figures) float64 { return f.P99 }),
+	}
+}
+
+// prepare makes the tables that both sides write.
+func prepare(ctx context.Context, pool *pgxpool.Pool) error {
+	_, err := pool.Exec(ctx, `
+		CREATE SCHEMA IF NOT EXISTS pgsagaz_bench;
+		CREATE TABLE IF NOT EXISTS pgsagaz_bench.effect (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, saga uuid NOT NULL, step text NOT NULL);
+		CREATE TABLE IF NOT EXISTS pgsagaz_bench.state (saga uuid NOT NULL, step text NOT NULL, result json, PRIMARY KEY (saga, step));
+	`)
+	return err
+}

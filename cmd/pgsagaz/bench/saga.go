@@ -1,0 +1,118 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/jobs"
+	"github.com/pgsagaz/pgsagaz/pgengine"
+)
+
+const insertEffect = `INSERT INTO pgsagaz_bench.effect (saga, step) VALUES ($1, $2)`
+
+// work is the input of the measured saga.
+type work struct {
+	Payload string `json:"payload"`
+}
+
+// SagaName is a name that no user has.
+func (work) SagaName() string { return "pgsagaz.bench" }
+
+// chain is a saga of n TxSteps, one INSERT each.
+func chain(n int) pgengine.Definition {
+	var steps []pgengine.Step[work]
+	for i := range n {
+		step := pgengine.TxStep[work, int]{
+			Name: fmt.Sprintf("step%d", i+1),
+			Do: func(ctx context.Context, tx pgx.Tx, c pgengine.Call[work]) (int, error) {
+				_, err := tx.Exec(ctx, insertEffect, c.SagaID, c.Step)
+				return i, err
+			},
+		}
+		if i > 0 {
+			step.After = pgengine.Steps(steps[i-1])
+		}
+		steps = append(steps, step)
+	}
+	return pgengine.Saga[work]{Version: n, Steps: steps}
+}
+
+// Saga measures chains of TxSteps, from the start to the end of a saga, in one process, against the
+// same INSERTs with one state write each, committed step by step: four round trips and one commit a step.
+// The database must be migrated, and the pool have sql.WakeOnCommit. What it writes stays in the schema pgsagaz_bench, and its sagas.
+func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result, err error) {
+	o = o.withDefaults()
+	if o.Steps < 1 || o.Steps > 1000 {
+		return nil, fmt.Errorf("bench: %d steps; it must be 1 to 1000", o.Steps)
+	}
+	if err := prepare(ctx, pool); err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chain(o.Steps)}, Logger: o.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	worker, err := jobs.NewWorker(engine, jobs.Config{})
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Run(running) }()
+	defer func() {
+		stop()
+		err = errors.Join(err, <-ended)
+	}()
+
+	input := work{Payload: strings.Repeat("x", 100)}
+	ours := func(ctx context.Context) error {
+		var started pgengine.Started
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
+			started, err = engine.Start(ctx, tx, input, nil)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		status, err := engine.Wait(ctx, started.ID)
+		if err == nil && status.State != pgengine.Completed {
+			err = fmt.Errorf("saga %s is %s: %v", status.ID, status.State, status.Cause)
+		}
+		return err
+	}
+	floor := func(ctx context.Context) error { return byHand(ctx, pool, o.Steps) }
+
+	for _, concurrency := range o.Concurrency {
+		r, err := pair(ctx, o, "saga", concurrency, ours, floor)
+		if err != nil {
+			return results, fmt.Errorf("bench saga, %d in flight: %w", concurrency, err)
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// byHand does the steps of one saga with pgx alone: BEGIN, the INSERT, the state write, COMMIT.
+func byHand(ctx context.Context, pool *pgxpool.Pool, steps int) error {
+	id := uuid.Must(uuid.NewV7()).String()
+	for i := range steps {
+		name := fmt.Sprintf("step%d", i+1)
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, insertEffect, id, name); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, `INSERT INTO pgsagaz_bench.state (saga, step, result) VALUES ($1, $2, $3)`, id, name, "1")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

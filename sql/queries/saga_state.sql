@@ -1,1 +1,0 @@
-SELECT state FROM pgsagaz.saga WHERE id = $1
