@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// config is all that can be configured. What only makes sense for one call, such as the reason of a
+// cancel, is a plain flag of its command.
+type config struct {
+	databaseURL, directURL string
+	json                   bool
+	logLevel, logFormat    string
+
+	poolSize, maxWorkers     int
+	queues                   []string
+	workerID                 string
+	jobPerStep, noListen     bool
+	lease, grace, poll, scan time.Duration
+
+	orders, demoWorkers int
+	failRate            float64
+	kill                bool
+}
+
+// setting is a row of the table. A flag beats a variable, a variable beats the default.
+type setting struct {
+	field     any    // where it goes
+	flag      string // --flag
+	variables string // the first that is set counts; "": none
+	byDefault any
+	help      string
+}
+
+// settings is the one table of what can be configured.
+func (c *config) settings() []setting {
+	return []setting{
+		// All commands:
+		{&c.databaseURL, "database-url", "PGSAGAZ_DATABASE_URL DATABASE_URL", "", "the database, as postgres://user:password@host:port/name"},
+		{&c.json, "json", "PGSAGAZ_JSON", false, "print JSON"},
+		{&c.logLevel, "log-level", "PGSAGAZ_LOG_LEVEL", "", "debug, info, warn or error (default: info for worker, warn otherwise)"},
+		{&c.logFormat, "log-format", "PGSAGAZ_LOG_FORMAT", "text", "text or json"},
+
+		// Commands that migrate or work:
+		{&c.directURL, "direct-url", "PGSAGAZ_DIRECT_URL", "", "the database without the pooler, if --database-url goes through one (default: as --database-url)"},
+
+		// worker:
+		{&c.poolSize, "pool-size", "PGSAGAZ_POOL_SIZE", 16, "connections for steps; two to four times the server's cores"},
+		{&c.maxWorkers, "max-workers", "PGSAGAZ_MAX_WORKERS", 100, "how many lanes of a queue are driven at once"},
+		{&c.queues, "queues", "PGSAGAZ_QUEUES", []string{}, "queues to work, each with its own max-workers if given: default,slow=5 (default: all that the sagas use)"},
+		{&c.workerID, "worker-id", "PGSAGAZ_WORKER_ID", "", "unique name of this worker (default: made from the host's name)"},
+		{&c.jobPerStep, "job-per-step", "PGSAGAZ_JOB_PER_STEP", false, "make every step a River job of its own"},
+		{&c.noListen, "no-listen", "PGSAGAZ_NO_LISTEN", false, "do without LISTEN, and poll"},
+		{&c.lease, "lease", "PGSAGAZ_LEASE", 5 * time.Second, "how long a worker may be silent before others take over"},
+		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
+		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
+		{&c.scan, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+
+		// demo:
+		{&c.orders, "orders", "", 100, "how many orders to place"},
+		{&c.failRate, "fail-rate", "", 0.1, "how many of them cannot succeed, from 0 to 1"},
+		{&c.demoWorkers, "workers", "", 1, "how many workers; with --kill at least 2"},
+		{&c.kill, "kill", "", false, "run the workers as processes, and kill -9 some while they work"},
+	}
+}
+
+// bind makes flags of the settings with these names.
+func (c *config) bind(flags *pflag.FlagSet, names ...string) {
+	rows := map[string]setting{}
+	for _, s := range c.settings() {
+		rows[s.flag] = s
+	}
+	for _, name := range names {
+		s, ok := rows[name]
+		if !ok {
+			panic("cli: no setting named " + name)
+		}
+		help := s.help
+		if s.variables != "" {
+			help += " [" + strings.ReplaceAll(s.variables, " ", ", ") + "]"
+		}
+		switch field := s.field.(type) {
+		case *string:
+			flags.StringVar(field, name, s.byDefault.(string), help)
+		case *bool:
+			flags.BoolVar(field, name, s.byDefault.(bool), help)
+		case *int:
+			flags.IntVar(field, name, s.byDefault.(int), help)
+		case *float64:
+			flags.Float64Var(field, name, s.byDefault.(float64), help)
+		case *time.Duration:
+			flags.DurationVar(field, name, s.byDefault.(time.Duration), help)
+		case *[]string:
+			flags.StringSliceVar(field, name, s.byDefault.([]string), help)
+		default:
+			panic(fmt.Sprintf("cli: setting %s is a %T", name, field))
+		}
+	}
+}
+
+// complete gives variables to those flags that were not given themselves, and checks what all commands need.
+func (c *config) complete(flags *pflag.FlagSet, getenv func(string) string) error {
+	for _, s := range c.settings() {
+		flag := flags.Lookup(s.flag)
+		if flag == nil || flag.Changed {
+			continue
+		}
+		for _, variable := range strings.Fields(s.variables) {
+			value := getenv(variable)
+			if value == "" {
+				continue
+			}
+			if err := flags.Set(s.flag, value); err != nil {
+				return usagef("variable %s: %q is not a value for --%s: %w", variable, value, s.flag, err)
+			}
+			break
+		}
+	}
+	if c.logLevel != "" {
+		if err := new(slog.Level).UnmarshalText([]byte(c.logLevel)); err != nil {
+			return usagef("--log-level: %q is none of debug, info, warn, error", c.logLevel)
+		}
+	}
+	if c.logFormat != "text" && c.logFormat != "json" {
+		return usagef("--log-format: %q is neither text nor json", c.logFormat)
+	}
+	return nil
+}
+
+// logger writes to stderr, from that level on unless another was asked for.
+func (a *app) logger(level slog.Level) *slog.Logger {
+	if a.cfg.logLevel != "" {
+		_ = level.UnmarshalText([]byte(a.cfg.logLevel)) // complete has tried it
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if a.cfg.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(a.Stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(a.Stderr, options))
+}
