@@ -120,11 +120,13 @@ func TestAChangedGraphReplacesOneThatIsNotInUse(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 	var log bytes.Buffer
-	register(t, engineLogging(t, pool, slog.New(slog.NewTextHandler(&log, nil)), saga(step("a"), step("b"))))
-	if n := query[int](t, pool, "SELECT jsonb_array_length(graph -> 'steps') FROM pgsagaz.definition"); n != 2 {
-		t.Errorf("%d steps are stored, want the new ones", n)
+	changed := step("a")
+	changed.Queue = "slow"
+	register(t, engineLogging(t, pool, slog.New(slog.NewTextHandler(&log, nil)), saga(changed)))
+	if q := query[string](t, pool, "SELECT graph -> 'steps' -> 0 ->> 'queue' FROM pgsagaz.definition"); q != "slow" {
+		t.Errorf("the stored queue is %q, want the new one", q)
 	}
-	for _, want := range []string{"definition changed", "saga=part", "version=1", "new step b"} {
+	for _, want := range []string{"definition changed", "saga=part", "version=1", "step a was"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("logged %q, want %q in it", &log, want)
 		}
@@ -210,10 +212,11 @@ func TestTwoVersionsSideBySide(t *testing.T) {
 	version := func(n int, steps ...pgengine.Step[part]) pgengine.Definition {
 		return pgengine.Saga[part]{Version: n, Output: steps[len(steps)-1], Steps: steps}
 	}
-	old := engine(t, pool, version(1, step("a")))
+	a := step("a")
+	old := engine(t, pool, version(1, a))
 	early := start(t, old, part{}, nil) // of a process that was not deployed anew yet
 
-	both := engine(t, pool, version(1, step("a")), version(2, step("a"), step("b", step("a"))))
+	both := engine(t, pool, version(1, a), version(2, a, step("b", a)))
 	if got := both.Definitions(); !reflect.DeepEqual(got, []string{"part/1", "part/2"}) {
 		t.Errorf("definitions %q", got)
 	}
