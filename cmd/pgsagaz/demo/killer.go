@@ -78,7 +78,7 @@ func (k *killer) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.r.screen.event("kill -9 %d (%s): it had %d steps in hand; %s (%d) replaces it", victim.pid, short(victim.id), len(held), short(heir.id), heir.pid)
+	k.r.screen.event("kill -9 %d (%s): steps in hand: %d; %s (%d) replaces it", victim.pid, short(victim.id), len(held), short(heir.id), heir.pid)
 	count := len(held) // follow empties it
 	if done.Takeovers, err = k.follow(ctx, victim.id, held, begun); err != nil {
 		return err

@@ -41,7 +41,7 @@ func (s *screen) status(lines ...string) {
 		s.draw("", lines)
 	case time.Since(s.printed) > time.Second:
 		s.lines, s.printed = lines, time.Now()
-		fmt.Fprintln(s.w, strings.Join(lines, "   "))
+		fmt.Fprintln(s.w, strings.Join(lines[1:], "   ")) // without the bar
 	}
 }
 
