@@ -81,6 +81,11 @@ func Migrate(ctx context.Context, config *pgx.ConnConfig, opts *MigrateOptions) 
 	}
 
 	before, _, _ := m.Version()
+	if opts.Steps == 0 && int(before) > Version() {
+		// A later build has migrated. Whether this one may run there is for CheckVersion to say.
+		log.InfoContext(ctx, "schema pgsagaz is newer than this build: nothing to migrate", "schema", before, "build", Version())
+		return nil
+	}
 	if opts.Steps == 0 {
 		err = m.Up()
 	} else {
@@ -117,11 +122,8 @@ func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
 // of the file it fell on. Each of our files inserts its number into schema_applied in its own
 // transaction (a down file deletes it), so the highest number there is where the schema stands.
 func repair(ctx context.Context, conn *pgx.Conn, m *migrate.Migrate, log *slog.Logger) error {
-	_, dirty, err := m.Version()
-	if errors.Is(err, migrate.ErrNilVersion) || (err == nil && !dirty) {
-		return nil
-	}
-	if err != nil {
+	var dirty bool // not by m.Version, which calls "dirty, nothing applied" nothing applied
+	if err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(dirty), false) FROM pgsagaz.schema_migrations`).Scan(&dirty); err != nil || !dirty {
 		return err
 	}
 	at := -1 // golang-migrate's "nothing applied"
