@@ -1,0 +1,211 @@
+package sql_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/sqltest"
+)
+
+// TestEveryQueryHasAVariable: a file that nobody embeds is a statement that nobody sends.
+func TestEveryQueryHasAVariable(t *testing.T) {
+	t.Parallel()
+	file, err := parser.ParseFile(token.NewFileSet(), "sql.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	embedded := map[string]string{} // file -> variable
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if ok && spec.Doc != nil {
+			for _, c := range spec.Doc.List {
+				if name, ok := strings.CutPrefix(c.Text, "//go:embed "); ok {
+					if embedded[name] != "" {
+						t.Errorf("%s is embedded twice", name)
+					}
+					embedded[name] = spec.Names[0].Name
+				}
+			}
+		}
+		return true
+	})
+	files, err := filepath.Glob("queries/*.sql")
+	if err != nil || len(files) < 40 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, f := range files {
+		if strings.HasPrefix(filepath.Base(f), "check_") {
+			continue
+		}
+		variable, ok := embedded[f]
+		if !ok {
+			t.Errorf("no variable in sql.go embeds %s", f)
+			continue
+		}
+		// command_take.sql is CommandTake, and migrate_ground.sql may stay inside the package.
+		if want := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(f), ".sql"), "_", ""); !strings.EqualFold(variable, want) {
+			t.Errorf("%s is embedded into %s", f, variable)
+		}
+	}
+}
+
+// TestEveryStatementPrepares proves names, types and grammar of each without running it.
+func TestEveryStatementPrepares(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	files, err := filepath.Glob("queries/*.sql")
+	if err != nil || len(files) < 40 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, f := range files {
+		body, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(f) == "migrate_ground.sql" { // several statements, made to be run again
+			exec(t, conn, string(body))
+			continue
+		}
+		if _, err := conn.Conn().Prepare(t.Context(), "", string(body)); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
+// world is one saga in each state, as the engine leaves them: no check has anything to say. Step a comes
+// first, then b; c comes after b, is optional and has no undo.
+const world = `
+TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command;
+INSERT INTO pgsagaz.definition (name, version, graph) VALUES ('order', 1, '{"steps": [
+	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true}, {"name": "c", "after": ["b"], "optional": true}]}');
+INSERT INTO pgsagaz.saga (id, name, version, state, input, cause, ended_at) VALUES
+	('00000000-0000-7000-8000-000000000001', 'order', 1, 'running', '{}', NULL, NULL),
+	('00000000-0000-7000-8000-000000000002', 'order', 1, 'completed', '{}', NULL, now()),
+	('00000000-0000-7000-8000-000000000003', 'order', 1, 'compensated', '{}', '{}', now()),
+	('00000000-0000-7000-8000-000000000004', 'order', 1, 'stuck', '{}', '{}', NULL);
+INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, token, error, started_at, ended_at)
+	SELECT ('00000000-0000-7000-8000-00000000000' || saga)::uuid, step, direction::pgsagaz.direction, 1, outcome::pgsagaz.outcome, 1, 1,
+	       CASE outcome WHEN 'failed' THEN 'no' END, now(), now() + at * interval '1 second'
+	FROM (VALUES (1, 'a', 'do', 'done', 1),
+	             (2, 'a', 'do', 'done', 1), (2, 'b', 'do', 'done', 2), (2, 'c', 'do', 'failed', 3),
+	             (3, 'a', 'do', 'done', 1), (3, 'b', 'do', 'done', 2), (3, 'b', 'undo', 'done', 3), (3, 'a', 'undo', 'done', 4),
+	             (4, 'a', 'do', 'done', 1), (4, 'b', 'do', 'failed', 2)) v(saga, step, direction, outcome, at);
+INSERT INTO pgsagaz.lane (saga_id, step, direction, queue, worker, token, run_at) VALUES
+	('00000000-0000-7000-8000-000000000001', 'b', 'do', 'default', 'w', 1, now()),
+	('00000000-0000-7000-8000-000000000004', 'a', 'undo', 'default', NULL, NULL, 'infinity');
+`
+
+// TestChecks plants, for every rule, a row that must not exist into that world, and has the rule find it.
+// Without a case here a rule may be one that never fires.
+func TestChecks(t *testing.T) {
+	t.Parallel()
+	const id = "00000000-0000-7000-8000-00000000000"
+	cases := []struct {
+		rule, saga, step string
+		plant            string
+		also             []string // rules that the same row breaks
+	}{
+		{rule: "claim_of_an_ended_step", saga: "1", step: "a", plant: `UPDATE pgsagaz.lane SET step = 'a' WHERE saga_id = $1`},
+		{rule: "compensated_incomplete", saga: "3", step: "a", plant: `DELETE FROM pgsagaz.step WHERE saga_id = $1 AND step = 'a' AND direction = 'undo'`},
+		{
+			rule: "compensated_incomplete", saga: "3", step: "b", // a result that came after its undo
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, direction, 2, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b' AND direction = 'do'`,
+		},
+		{
+			rule: "compensated_incomplete", saga: "3", step: "b", // in doubt, and never resolved
+			plant: `WITH gone AS (DELETE FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b' AND direction = 'undo')
+			        UPDATE pgsagaz.step SET outcome = 'failed', error = 'no', in_doubt = true WHERE saga_id = $1 AND step = 'b' AND direction = 'do'`,
+		},
+		{rule: "completed_incomplete", saga: "2", step: "b", plant: `UPDATE pgsagaz.step SET outcome = 'failed', error = 'no' WHERE saga_id = $1 AND step = 'b'`},
+		{rule: "completed_incomplete", saga: "2", step: "c", plant: `DELETE FROM pgsagaz.step WHERE saga_id = $1 AND step = 'c'`},
+		{
+			rule: "completed_incomplete", saga: "2", step: "b",
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, 'undo', 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b'`,
+		},
+		{rule: "done_before_predecessor", saga: "2", step: "b", plant: `UPDATE pgsagaz.step SET ended_at = ended_at - interval '1 minute' WHERE saga_id = $1 AND step = 'b'`},
+		{
+			rule: "done_before_predecessor", saga: "1", step: "c",
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'a'`,
+		},
+		{rule: "ended_with_lane", saga: "2", step: "z", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'z', 'default')`},
+		{rule: "forgotten", saga: "1", plant: `DELETE FROM pgsagaz.lane WHERE saga_id = $1`},
+		{rule: "half_held_lane", saga: "1", step: "b", plant: `UPDATE pgsagaz.lane SET token = NULL WHERE saga_id = $1`},
+		{rule: "half_held_lane", saga: "1", step: "b", plant: `UPDATE pgsagaz.lane SET worker = NULL WHERE saga_id = $1`},
+		{rule: "lane_without_saga", saga: "9", step: "b", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'b', 'default')`},
+		{rule: "lane_without_saga", saga: "9", plant: `INSERT INTO pgsagaz.command (saga_id, kind) VALUES ($1, 'cancel')`},
+		{
+			rule: "lane_without_saga", saga: "9", step: "b",
+			plant: `INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, started_at, ended_at) VALUES ($1, 'b', 'do', 1, 'done', 1, now(), now())`,
+		},
+		{rule: "stuck_without_reason", saga: "4", plant: `UPDATE pgsagaz.lane SET run_at = now() WHERE saga_id = $1`},
+		{rule: "two_lanes_one_step", saga: "1", step: "b", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'b', 'default')`},
+		{rule: "undone_before_dependent", saga: "3", step: "a", plant: `UPDATE pgsagaz.step SET ended_at = ended_at - interval '3 seconds' WHERE saga_id = $1 AND step = 'a' AND direction = 'undo'`},
+		{
+			rule: "undone_without_done", saga: "3", step: "c",
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b' AND direction = 'undo'`,
+		},
+	}
+
+	pool := sqltest.Empty(t)
+	if err := migrate(t.Context(), pool, 0); err != nil {
+		t.Fatal(err)
+	}
+	check := func() (found []sql.Violation) {
+		t.Helper()
+		found, err := sql.Check(t.Context(), pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := check(); len(found) > 0 {
+		t.Errorf("a new database: %v", found)
+	}
+	exec(t, pool, world)
+	if found := check(); len(found) > 0 {
+		t.Fatalf("a world in order: %v", found)
+	}
+
+	shown := map[string]bool{}
+	for _, c := range cases {
+		exec(t, pool, world)
+		exec(t, pool, c.plant, id+c.saga)
+		hit := false
+		for _, v := range check() {
+			if v.Rule == c.rule && v.SagaID == id+c.saga && v.Step == c.step && v.Problem != "" {
+				hit = true
+			} else if v.Rule != c.rule && !slices.Contains(c.also, v.Rule) {
+				t.Errorf("the case of %s fires: %v", c.rule, v)
+			}
+		}
+		if !hit {
+			t.Errorf("%s does not find step %q of saga %s after\n%s\nbut %v", c.rule, c.step, c.saga, c.plant, check())
+		}
+		shown[c.rule] = true
+	}
+	rules, err := sql.Checks().ReadDir("queries")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rules {
+		if name := strings.TrimSuffix(strings.TrimPrefix(r.Name(), "check_"), ".sql"); !shown[name] {
+			t.Errorf("no case shows that %s fires", r.Name())
+		}
+	}
+}
