@@ -316,8 +316,16 @@ type runWorker struct {
 // Timeout is River's: steps have limits of their own.
 func (*runWorker) Timeout(*river.Job[runArgs]) time.Duration { return -1 }
 
-// NextRetry is River's, after an error: only the database's absence makes one.
-func (*runWorker) NextRetry(*river.Job[runArgs]) time.Time { return time.Now().Add(time.Second) }
+// NextRetry is River's, after an error: only the database's absence makes one, and a stop in a saga's
+// first step, with which another worker goes on at once.
+func (r *runWorker) NextRetry(*river.Job[runArgs]) time.Time {
+	select {
+	case <-r.worker.stopping:
+		return time.Now()
+	default:
+		return time.Now().Add(time.Second)
+	}
+}
 
 // Work has the engine drive the lane that the job hints at.
 func (r *runWorker) Work(ctx context.Context, job *river.Job[runArgs]) error {
