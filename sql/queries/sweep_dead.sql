@@ -35,7 +35,10 @@ WITH dead AS (
 ), jobs AS (
     UPDATE pgsagaz.river_job j SET state = 'available', scheduled_at = now()
     WHERE j.id IN (SELECT id FROM pgsagaz.river_job
-                   WHERE state = 'running' AND attempted_by[array_upper(attempted_by, 1)] IN (SELECT id FROM holders)
+                   WHERE state = 'running' AND kind LIKE 'pgsagaz/%'
+                     -- or of one that has signed off: a step that ignored its end was left running
+                     AND attempted_by[array_upper(attempted_by, 1)] NOT IN (
+                         SELECT id FROM pgsagaz.worker WHERE id NOT IN (SELECT id FROM dead))
                    FOR UPDATE SKIP LOCKED)
     RETURNING j.queue
 ), gone AS (
