@@ -151,20 +151,23 @@ var (
 	_ pgxpool.ReleaseTracer = (*commitTracer)(nil)
 )
 
-// committed fires the wakes of conn's transaction. The tag of a COMMIT that rolled back is ROLLBACK; so
-// is that of ROLLBACK TO a savepoint, after which the transaction goes on and its wakes stay.
+// committed fires the wakes of conn's transaction. The tag of a COMMIT that rolled back is ROLLBACK.
 func (t *commitTracer) committed(conn *pgx.Conn, tag pgconn.CommandTag) {
-	switch tag.String() {
-	case "COMMIT":
-		if queues := TakeWakes(conn); len(queues) > 0 {
-			if waker, ok := conn.PgConn().CustomData()[wakerKey].(*Waker); ok {
-				waker.Wake(queues...)
-			}
+	if tag.String() != "COMMIT" {
+		return
+	}
+	if queues := TakeWakes(conn); len(queues) > 0 {
+		if waker, ok := conn.PgConn().CustomData()[wakerKey].(*Waker); ok {
+			waker.Wake(queues...)
 		}
-	case "ROLLBACK":
-		if conn.PgConn().TxStatus() == 'I' {
-			TakeWakes(conn)
-		}
+	}
+}
+
+// ended forgets the wakes of a transaction that ended without a commit: by a ROLLBACK, or by a COMMIT that
+// failed. After ROLLBACK TO a savepoint it goes on, and its wakes stay.
+func (t *commitTracer) ended(conn *pgx.Conn) {
+	if conn.PgConn().TxStatus() == 'I' {
+		TakeWakes(conn)
 	}
 }
 
@@ -179,6 +182,7 @@ func (t *commitTracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data p
 	if data.Err == nil {
 		t.committed(conn, data.CommandTag)
 	}
+	t.ended(conn)
 	if t.next != nil {
 		t.next.TraceQueryEnd(ctx, conn, data)
 	}
@@ -201,6 +205,7 @@ func (t *commitTracer) TraceBatchQuery(ctx context.Context, conn *pgx.Conn, data
 }
 
 func (t *commitTracer) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchEndData) {
+	t.ended(conn)
 	if next, ok := t.next.(pgx.BatchTracer); ok {
 		next.TraceBatchEnd(ctx, conn, data)
 	}
