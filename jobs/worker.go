@@ -60,6 +60,8 @@ const (
 	defaultPoll       = 100 * time.Millisecond
 	defaultSweep      = 500 * time.Millisecond
 	defaultGrace      = 20 * time.Second
+
+	controlWorkers = 8 // of pgengine.ControlQueue: each is one short transaction
 )
 
 // Worker drives sagas. Make it with [NewWorker]; it does nothing until [Worker.Run].
@@ -249,6 +251,7 @@ func (w *Worker) newRiver(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
 		}
 		queues[name] = river.QueueConfig{MaxWorkers: n}
 	}
+	queues[pgengine.ControlQueue] = river.QueueConfig{MaxWorkers: controlWorkers}
 	return river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID: w.cfg.ID, Schema: "pgsagaz", Logger: slog.New(atLeastWarn{w.log.Handler()}),
 		Queues: queues, Workers: workers,

@@ -39,7 +39,7 @@ func (e *Engine) command(ctx context.Context, tx pgx.Tx, id, kind, reason string
 		return fmt.Errorf("%s saga %s: %w: it is %s", kind, id, ErrEnded, state)
 	}
 	if e.waker != nil {
-		sql.WakeLater(tx.Conn(), defaultQueue)
+		sql.WakeLater(tx.Conn(), ControlQueue)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package pgengine
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -41,8 +42,11 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 		if !stepNameRule.MatchString(n.name) {
 			wrong(n.name, "the name must match %s", stepNameRule)
 		}
-		if n.queue != "" && !queueNameRule.MatchString(n.queue) {
-			wrong(n.name, "the queue %q must match %s", n.queue, queueNameRule)
+		if n.queue != "" && (len(n.queue) > 100 || !queueNameRule.MatchString(n.queue)) {
+			wrong(n.name, "the queue %q must match %s and have at most 100 characters", n.queue, queueNameRule)
+		}
+		if n.queue == ControlQueue {
+			wrong(n.name, "the queue %q is the engine's own", n.queue)
 		}
 		if _, twice := g.index[n.name]; twice {
 			wrong(n.name, "there are two steps of this name")
@@ -58,7 +62,7 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 		if p := n.undoRetry.check(); p != "" {
 			wrong(n.name, "UndoRetry: %s", p)
 		}
-		if !n.undoable() && (n.undoRetry.MaxAttempts != 0 || n.undoRetry.Initial != 0 || n.undoRetry.If != nil) {
+		if !n.undoable() && !reflect.ValueOf(n.undoRetry).IsZero() {
 			wrong(n.name, "has an UndoRetry without an Undo")
 		}
 	}

@@ -158,9 +158,16 @@ func (s *settlement) shortest() (statement string, args []any) {
 	return sql.SettleNext, append(args, s.g.nodes[s.here.node].name)
 }
 
-// remember keeps a result for the calls that follow in this lane.
+// remember keeps what became of the lane's step for the calls that follow in this lane.
 func (l *lane) remember(rec *record) {
-	if l.at.direction == Do && rec.outcome == "done" {
+	if l.at.direction != Do {
+		return
+	}
+	if l.doubts == nil {
+		l.doubts = map[string]bool{}
+	}
+	l.doubts[l.name()] = rec.inDoubt
+	if rec.outcome == "done" {
 		l.results[l.name()] = rec.result
 	}
 }

@@ -14,6 +14,10 @@ import (
 
 const defaultQueue = "default"
 
+// ControlQueue is the queue of commands (Cancel, Retry, deadlines). It is one of its own, so that a cancel
+// does not stand in line behind what it is to stop.
+const ControlQueue = "pgsagaz_control"
+
 // StartOptions are what a start may say beyond its input. nil and the zero value are the defaults.
 type StartOptions struct {
 	// Key makes the start idempotent: the same key and input give the same saga again, the same key with

@@ -78,7 +78,7 @@ type node struct {
 	queue            string
 	optional         bool
 	result           reflect.Type
-	funcs            []uintptr // of the user's functions, to tell a copy that differs
+	funcs            []bool // which of the user's functions there are
 	problems         []string
 
 	// Of a TxStep:
@@ -138,7 +138,7 @@ func (s TxStep[I, R]) node() node {
 	n := node{
 		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultTxTimeout),
 		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
-		funcs: pointers(s.Do, s.Undo, s.Retry.If, s.UndoRetry.If),
+		funcs: given(s.Do, s.Undo, s.Retry.If, s.UndoRetry.If),
 	}
 	var problem string
 	if n.after, problem = afterNodes(s.After); problem != "" {
@@ -167,7 +167,7 @@ func (s Activity[I, R]) node() node {
 	n := node{
 		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultActivityTimeout),
 		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
-		funcs: pointers(s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Retry.If, s.UndoRetry.If),
+		funcs: given(s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Retry.If, s.UndoRetry.If),
 	}
 	var problem string
 	if n.after, problem = afterNodes(s.After); problem != "" {
@@ -222,15 +222,14 @@ func (s Activity[I, R]) node() node {
 	return n
 }
 
-// pointers are the code addresses of functions; closures made by one piece of code share theirs.
-func pointers(fs ...any) []uintptr {
-	ps := make([]uintptr, len(fs))
+// given says which functions are set. Functions can't be compared in Go, so that a copy of a step which
+// differs only in what a function does passes for the same; the listed one is what runs.
+func given(fs ...any) []bool {
+	set := make([]bool, len(fs))
 	for i, f := range fs {
-		if v := reflect.ValueOf(f); !v.IsNil() {
-			ps[i] = v.Pointer()
-		}
+		set[i] = !reflect.ValueOf(f).IsNil()
 	}
-	return ps
+	return set
 }
 
 // typedCall gives each call an input of its own, so that no step can change what another sees.

@@ -134,7 +134,7 @@ BEGIN
     END IF;
     PERFORM pgsagaz.durable();
     INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
-        VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'default'));
+        VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'pgsagaz_control'));
     RETURN s.state;
 END
 $$;

@@ -6,7 +6,7 @@ WITH due AS (
     DELETE FROM pgsagaz.deadline d USING due WHERE d.saga_id = due.saga_id
 )
 INSERT INTO pgsagaz.command (saga_id, kind, reason, job_id)
-SELECT s.id, 'deadline', 'the deadline passed', pgsagaz.hint(s.id, s.name, s.version, 0, '', 'default')
+SELECT s.id, 'deadline', 'the deadline passed', pgsagaz.hint(s.id, s.name, s.version, 0, '', 'pgsagaz_control')
 FROM due JOIN pgsagaz.saga s ON s.id = due.saga_id
 WHERE s.state = 'running'
-RETURNING 'default'
+RETURNING 'pgsagaz_control'

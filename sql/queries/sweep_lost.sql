@@ -18,8 +18,8 @@ WITH due AS (
     LIMIT 1000
     FOR UPDATE SKIP LOCKED
 ), commands AS (
-    UPDATE pgsagaz.command c SET job_id = pgsagaz.hint(s.id, s.name, s.version, 0, '', 'default')
+    UPDATE pgsagaz.command c SET job_id = pgsagaz.hint(s.id, s.name, s.version, 0, '', 'pgsagaz_control')
     FROM waiting w, pgsagaz.saga s WHERE c.id = w.id AND s.id = c.saga_id
-    RETURNING 'default'::text AS queue
+    RETURNING 'pgsagaz_control'::text AS queue
 )
 SELECT queue FROM lanes UNION ALL SELECT queue FROM commands
