@@ -16,11 +16,11 @@ type config struct {
 	json                   bool
 	logLevel, logFormat    string
 
-	poolSize, maxWorkers     int
-	queues                   []string
-	workerID                 string
-	jobPerStep, noListen     bool
-	lease, grace, poll, scan time.Duration
+	poolSize, maxWorkers      int
+	queues                    []string
+	workerID                  string
+	jobPerStep, noListen      bool
+	lease, grace, poll, sweep time.Duration
 
 	orders, demoWorkers int
 	failRate            float64
@@ -58,7 +58,7 @@ func (c *config) settings() []setting {
 		{&c.lease, "lease", "PGSAGAZ_LEASE", 5 * time.Second, "how long a worker may be silent before others take over"},
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
-		{&c.scan, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
 
 		// demo:
 		{&c.orders, "orders", "", 100, "how many orders to place"},

@@ -35,8 +35,9 @@ func (a *app) demo() *cobra.Command {
 	worker := &cobra.Command{
 		Use: "worker", Short: "A worker of the demo, which ends with its standard input", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// However the demo ends, this pipe ends with it.
-			ctx, cancel := context.WithCancel(cmd.Context())
+			// However the demo ends, this pipe ends with it. Ctrl-C reaches both at once, and it is the demo
+			// that says when.
+			ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
 			defer cancel()
 			go func() {
 				_, _ = io.Copy(io.Discard, a.Stdin)

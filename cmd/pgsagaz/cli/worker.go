@@ -59,7 +59,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	}
 	worker, err := jobs.NewWorker(engine, jobs.Config{
 		ID: a.cfg.workerID, MaxWorkers: a.cfg.maxWorkers, Queues: queues, JobPerStep: a.cfg.jobPerStep, NoListen: a.cfg.noListen,
-		Lease: a.cfg.lease, Grace: a.cfg.grace, Poll: a.cfg.poll, Sweep: a.cfg.scan, Direct: direct,
+		Lease: a.cfg.lease, Grace: a.cfg.grace, Poll: a.cfg.poll, Sweep: a.cfg.sweep, Direct: direct,
 	})
 	if err != nil {
 		return &usageError{err}

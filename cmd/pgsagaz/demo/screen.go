@@ -57,7 +57,7 @@ func (s *screen) draw(above string, status []string) {
 	}
 	b.WriteString(above)
 	for _, line := range status {
-		b.WriteString(line + "\n")
+		b.WriteString("\x1b[?7l" + line + "\x1b[?7h\n") // a line that wrapped would be two to erase
 	}
 	s.lines = status
 	_, _ = io.WriteString(s.w, b.String())
