@@ -1,0 +1,169 @@
+package pgengine_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/pgengine"
+	"github.com/pgsagaz/pgsagaz/sql/sqltest"
+)
+
+// meter counts what one connection costs: round trips by its turns from writing to reading, commits and
+// statements by a tracer.
+type meter struct {
+	trips, commits, notifies atomic.Int64
+}
+
+func (m *meter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, addr)
+	return &meteredConn{Conn: conn, m: m}, err
+}
+
+type meteredConn struct {
+	net.Conn
+	m     *meter
+	wrote atomic.Bool
+}
+
+func (c *meteredConn) Write(b []byte) (int, error) {
+	c.wrote.Store(true)
+	return c.Conn.Write(b)
+}
+
+func (c *meteredConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && c.wrote.Swap(false) {
+		c.m.trips.Add(1)
+	}
+	return n, err
+}
+
+// autocommitted: a statement outside of a transaction is a commit of its own.
+func (m *meter) begin(conn *pgx.Conn, statements ...string) {
+	whole := strings.ToLower(strings.Join(statements, ";"))
+	if conn.PgConn().TxStatus() == 'I' && !strings.HasPrefix(whole, "begin") && !strings.HasPrefix(whole, "select 1 /* ping") {
+		m.commits.Add(1)
+	}
+	if strings.Contains(whole, "pg_notify") && (conn.PgConn().TxStatus() != 'I' || strings.HasPrefix(whole, "begin")) {
+		m.notifies.Add(1)
+	}
+}
+
+func (m *meter) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	m.begin(conn, d.SQL)
+	return ctx
+}
+
+func (m *meter) TraceQueryEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
+	if d.CommandTag.String() == "COMMIT" {
+		m.commits.Add(1)
+	}
+}
+
+func (m *meter) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
+	var all []string
+	for _, q := range d.Batch.QueuedQueries {
+		all = append(all, q.SQL)
+	}
+	m.begin(conn, all...)
+	return ctx
+}
+
+func (m *meter) TraceBatchQuery(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchQueryData) {
+	if d.CommandTag.String() == "COMMIT" {
+		m.commits.Add(1)
+	}
+}
+
+func (m *meter) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// chainOf is a linear saga of TxSteps with u statements each.
+func chainOf(n, u int) pgengine.Definition {
+	var steps []pgengine.Step[race]
+	for i := range n {
+		step := pgengine.TxStep[race, int]{
+			Name: fmt.Sprintf("step%d", i),
+			Do: func(ctx context.Context, tx pgx.Tx, c raceCall) (int, error) {
+				for range u {
+					if _, err := tx.Exec(ctx, `INSERT INTO effect (saga, step) VALUES ($1, $2)`, c.SagaID, c.Step); err != nil {
+						return 0, err
+					}
+				}
+				return i, nil
+			},
+		}
+		if i > 0 {
+			step.After = steps[i-1:]
+		}
+		steps = append(steps, step)
+	}
+	return pgengine.Saga[race]{Version: 1, Steps: steps}
+}
+
+// What a step of a linear saga costs, counted and not timed: the difference between a long and a short
+// chain, driven on one connection without a worker around it.
+func TestCostOfAStep(t *testing.T) {
+	for _, u := range []int{0, 1, 3} {
+		t.Run(fmt.Sprintf("%d statements", u), func(t *testing.T) {
+			t.Parallel()
+			cost := func(steps int) (trips, commits, jobs int64) {
+				var m meter
+				pool := sqltest.Config(t, func(c *pgxpool.Config) {
+					c.MaxConns = 1
+					c.ConnConfig.DialFunc = m.dial
+					c.ConnConfig.Tracer = &m
+					c.PingTimeout = time.Minute
+				})
+				execute(t, pool, `CREATE TABLE effect (saga uuid NOT NULL, step text NOT NULL)`)
+				e, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chainOf(steps, u)}, Logger: quiet, NoWake: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				register(t, e)
+				drive := func() {
+					id := start(t, e, race{}, nil).ID
+					k := ticket(t, pool, id, "race", "")
+					before, committed := m.trips.Load(), m.commits.Load()
+					if err := e.Run(t.Context(), k, pgengine.RunOptions{Worker: "w"}); err != nil {
+						t.Fatal(err)
+					}
+					trips, commits = m.trips.Load()-before, m.commits.Load()-committed
+					if states := wait(t, e, id); states[pgengine.Completed] != 1 {
+						t.Fatalf("%v, want completed in one drive", states)
+					}
+					jobs = int64(queryInt(t, pool, `SELECT count(*) FROM pgsagaz.river_job WHERE args ->> 'saga_id' = $1`, id))
+				}
+				drive() // prepares the statements
+				drive()
+				if n := m.notifies.Load(); n > 0 {
+					t.Errorf("%d pg_notify inside transactions", n)
+				}
+				return trips, commits, jobs
+			}
+			const short, long = 5, 15
+			trips5, commits5, jobs5 := cost(short)
+			trips15, commits15, jobs15 := cost(long)
+			perStep := float64(trips15-trips5) / (long - short)
+			commits := float64(commits15-commits5) / (long - short)
+			t.Logf("a step with %d statements: %.1f round trips, %.1f commits; a chain of %d: %d and %d", u, perStep, commits, short, trips5, commits5)
+			if limit := float64(u) + 2; perStep > limit {
+				t.Errorf("%.1f round trips a step, want at most %.0f", perStep, limit)
+			}
+			if commits != 1 {
+				t.Errorf("%.1f commits a step, want 1", commits)
+			}
+			if jobs5 != 1 || jobs15 != 1 {
+				t.Errorf("%d and %d River jobs for a chain, want 1", jobs5, jobs15)
+			}
+		})
+	}
+}
