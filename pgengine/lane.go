@@ -44,15 +44,26 @@ func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
 
 // mayGoOn says whether the lane continues here and now with a step of queue, or leaves it to a job.
 func (l *lane) mayGoOn(queue string) bool {
-	select {
-	case <-l.opts.Stopping:
-		return false
-	default:
+	if l.at.node >= 0 && !l.taken { // the commit that takes the lane moves it, even if it must be handed back then
+		return queue == defaultQueue
 	}
-	if l.at.node < 0 || !l.taken { // the saga's first step, and what the commit that takes the lane moves it to
+	if l.stopping() {
+		return false
+	}
+	if l.at.node < 0 { // the saga's first step
 		return queue == defaultQueue
 	}
 	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < laneTime
+}
+
+// stopping says whether the worker is to end.
+func (l *lane) stopping() bool {
+	select {
+	case <-l.opts.Stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // move puts the lane at its next step, as the commit has just done in the database.

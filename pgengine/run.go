@@ -89,6 +89,8 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 	for {
 		moved, err := e.advance(ctx, l)
 		switch {
+		case err == nil && moved && l.stopping():
+			return e.handBack(l, false)
 		case err == nil && moved:
 			continue
 		case err == nil:
@@ -97,11 +99,11 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 			e.log.DebugContext(ctx, "lane was taken over", "saga", g.name, "saga_id", l.sagaID, "step", l.name())
 			return nil
 		case ctx.Err() != nil:
-			return e.handBack(l)
+			return e.handBack(l, true)
 		case !transient(err):
 			// Nothing that we know of: leave the lane to the sweeper's next look rather than spin.
 			e.log.ErrorContext(ctx, "lane stopped", "saga", g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
-			return errors.Join(fmt.Errorf("saga %s %s: step %s: %w", g.name, l.sagaID, l.name(), err), e.handBack(l))
+			return errors.Join(fmt.Errorf("saga %s %s: step %s: %w", g.name, l.sagaID, l.name(), err), e.handBack(l, true))
 		}
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
@@ -556,15 +558,15 @@ func (e *Engine) inStep(ctx context.Context, l *lane) context.Context {
 	return sql.WithStep(ctx, l.sagaID, l.node().name)
 }
 
-// handBack gives the lane to whoever is next, as this worker is being stopped. The call that was cut off
-// may have had its effect.
-func (e *Engine) handBack(l *lane) error {
+// handBack gives the lane to whoever is next, as this worker is being stopped. A call that was begun, and
+// cut off, may have had its effect.
+func (e *Engine) handBack(l *lane, begun bool) error {
 	if !l.taken {
 		return fmt.Errorf("saga %s %s: stopped before its first step had ended", l.g.name, l.sagaID) // River tries again
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if _, err := e.pool.Exec(ctx, sql.LaneHandBack, l.sagaID, l.id, l.token, !l.node().isTx()); err != nil {
+	if _, err := e.pool.Exec(ctx, sql.LaneHandBack, l.sagaID, l.id, l.token, begun && !l.node().isTx()); err != nil {
 		return fmt.Errorf("saga %s %s: hand back lane %d: %w", l.g.name, l.sagaID, l.id, err)
 	}
 	e.wake(l.queue)
