@@ -1,0 +1,11 @@
+// Package integration holds tests in which several processes work the same sagas and are killed, stopped and cut off
+// from Postgres meanwhile. It exports nothing.
+//
+//	process_test.go   a worker as a process of its own, and what may be done to it
+//	outside_test.go   the world outside Postgres: an HTTP server that acts once a key
+//	saga_test.go      the saga that all tests run
+//	world_test.go     a database with that saga, its workers and the outside
+//	audit_test.go     what must hold when everything has ended, whatever happened before
+//
+// The crash tests, which kill a worker at every point where that could matter, need the build tag failpoint.
+package integration
