@@ -319,7 +319,7 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 		if tx.lost(err) || transient(err) {
 			return false, &unavailableError{err}
 		}
-		tx.rollback() // its locks must not wait for what follows
+		tx.close() // what follows needs a connection, and must not wait for these locks, and that for a connection which this one keeps
 		return e.failed(ctx, l, failure{err: err, begun: begun})
 	}
 
@@ -330,7 +330,7 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 		failpoint.Hit("do_tx.after")
 		return moved, nil
 	}
-	tx.rollback()
+	tx.close()
 	switch {
 	case errors.Is(err, errTurnedBack):
 		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
@@ -410,7 +410,7 @@ func (e *Engine) undoTx(ctx context.Context, l *lane) (bool, error) {
 	if tx.lost(err) || transient(err) {
 		return false, &unavailableError{err}
 	}
-	tx.rollback() // its locks must not wait for what follows
+	tx.close() // what follows needs a connection, and must not wait for these locks, and that for a connection which this one keeps
 	return e.failed(ctx, l, failure{err: err, begun: begun})
 }
 

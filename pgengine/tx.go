@@ -19,11 +19,12 @@ import (
 // Postgres ends it when it has sent nothing for idle, so that its locks do not outlive a process that stops
 // in it.
 type stepTx struct {
-	ctx  context.Context // of the step, for Conn and LargeObjects, which are given none
-	conn *pgxpool.Conn
-	idle time.Duration
-	tx   pgx.Tx // nil until it has begun
-	err  error  // why it could not begin
+	ctx    context.Context // of the step, for Conn and LargeObjects, which are given none
+	conn   *pgxpool.Conn
+	idle   time.Duration
+	tx     pgx.Tx // nil until it has begun
+	err    error  // why it could not begin
+	closed bool
 }
 
 // newTx gives a connection for a transaction of lane l. The caller must end it with close.
@@ -35,8 +36,13 @@ func (e *Engine) newTx(ctx context.Context, l *lane) (*stepTx, error) {
 	return &stepTx{ctx: ctx, conn: conn, idle: l.opts.Idle}, nil
 }
 
-// close rolls back what was not committed, and gives the connection back.
+// close rolls back what was not committed, and gives the connection back. It comes before anything that
+// needs a connection of its own: steps that wait for one while they hold one would wait for each other.
 func (s *stepTx) close() {
+	if s.closed {
+		return
+	}
+	s.closed = true
 	s.rollback()
 	s.conn.Release()
 }
