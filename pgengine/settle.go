@@ -107,6 +107,7 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 	defer cancel()
 	if rec.outcome == "done" && l.at.direction == Do {
 		if s, ok := l.straight(rec); ok {
+			l.remember(rec) // first: if the COMMIT's answer gets lost, the lane may go on all the same
 			fenced := true // until the statement has gone through; what fails then is the COMMIT
 			err := tx.commit(ctx, func(b *pgx.Batch) {
 				statement, args := s.shortest()
@@ -118,7 +119,6 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 			if err != nil {
 				return false, answered(err)
 			}
-			l.remember(rec)
 			return e.settled(&s, sql.TakeWakes(tx.conn.Conn())), nil
 		}
 	}
