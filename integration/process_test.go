@@ -132,7 +132,7 @@ func startProcess(t testing.TB, o workerOptions) *process {
 		p.kill() // also if it is stopped
 		<-p.exited
 		_ = stdin.Close()
-		if text := p.log.bytes(); bytes.Contains(text, []byte("DATA RACE")) || bytes.Contains(text, []byte("panic: ")) || t.Failed() {
+		if text := p.log.bytes(); bytes.Contains(text, []byte("DATA RACE")) || bytes.Contains(text, []byte("\npanic: ")) || t.Failed() {
 			t.Errorf("worker %s (%v) said:\n%s", p.id, p.cmd.ProcessState, tail(text, 6000))
 		}
 	})

@@ -1,0 +1,48 @@
+//go:build unix && failpoint
+
+package integration
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
+)
+
+// A worker kills itself at a point where that could matter, in the midst of sagas of all kinds, and another one ends them.
+func TestCrashAtEveryPoint(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, jobPerStep bool) {
+		random := seeded(t)
+		for _, point := range failpoint.Points() {
+			// Each point is hit at least three times by the sagas below, by one worker that does not die.
+			hit := 1 + random.IntN(3)
+			t.Run(fmt.Sprintf("%s_%d", point, hit), func(t *testing.T) {
+				w := newWorld(t)
+				o := workerOptions{JobPerStep: jobPerStep, Lease: time.Second}
+				victim := o
+				victim.Failpoint, victim.Hit = point, hit
+				var cancelled []string
+				for i := range 3 {
+					for n, order := range allKinds() {
+						order.ID, order.Shelf = fmt.Sprintf("%d-%d", i, n), i
+						w.start(order)
+					}
+					cancelled = append(cancelled, w.start(Order{ID: fmt.Sprintf("%d-cancelled", i), Faults: map[string]string{"label": slow, "tell": slow}}))
+				}
+				p := w.worker(victim)
+				for _, id := range cancelled {
+					w.cancel(id)
+				}
+				if sig := p.wait(t); sig != syscall.SIGKILL {
+					t.Fatalf("the worker ended with %v: %s was not reached %d times", p.cmd.ProcessState, point, hit)
+				}
+				w.worker(o)
+				w.allEnd(patience)
+				w.audit()
+			})
+		}
+	})
+}
