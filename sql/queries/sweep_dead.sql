@@ -30,7 +30,7 @@ WITH dead AS (
     RETURNING l.id, l.saga_id, l.step, l.direction, l.generation, l.attempt, l.crashes, l.queue, f.worker
 ), noted AS (
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
-    SELECT saga_id, step, direction, generation, attempt, 'crash', worker, 'worker ' || worker || ' died', pgsagaz.now(), pgsagaz.now()
+    SELECT saga_id, step, direction, generation, attempt + 1, 'crash', worker, 'worker ' || worker || ' died', pgsagaz.now(), pgsagaz.now()
     FROM freed WHERE step <> ''
 ), jobs AS (
     UPDATE pgsagaz.river_job j SET state = 'available', scheduled_at = now()

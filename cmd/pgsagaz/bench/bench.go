@@ -134,9 +134,11 @@ func measure(ctx context.Context, duration time.Duration, concurrency int, work 
 	if failed != nil {
 		return Figures{}, failed
 	}
-	slices.Sort(took)
+	sorted(took)
 	return Figures{PerSecond: float64(len(took)) / elapsed.Seconds(), P50: quantile(took, 0.5), P99: quantile(took, 0.99)}, nil
 }
+
+func sorted(v []float64) { slices.Sort(v) }
 
 func quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 {

@@ -22,6 +22,10 @@ type config struct {
 	jobPerStep, noListen      bool
 	lease, grace, poll, sweep time.Duration
 
+	benchSteps, benchRounds int
+	benchConcurrency        []string
+	benchDuration           time.Duration
+
 	orders, demoWorkers int
 	failRate            float64
 	kill                bool
@@ -59,6 +63,12 @@ func (c *config) settings() []setting {
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
 		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+
+		// bench:
+		{&c.benchSteps, "steps", "", 5, "steps of a saga"},
+		{&c.benchConcurrency, "concurrency", "", []string{"1", "64"}, "how many sagas are in flight; one result each"},
+		{&c.benchDuration, "duration", "", 3 * time.Second, "how long one round of one side takes"},
+		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
 
 		// demo:
 		{&c.orders, "orders", "", 100, "how many orders to place"},

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/pgsagaz/pgsagaz/cmd/pgsagaz/bench"
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/localpg"
+)
+
+func (a *app) bench() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bench", Short: "Measure sagas against the least that any durable implementation must do",
+		Long: "Measures on the database given, which it migrates, or on a Postgres of its own with full durability.\n" +
+			"Machines are noisy: every figure stands beside a floor that was measured in turns with it.",
+	}
+	saga := &cobra.Command{
+		Use: "saga", Short: "Chains of TxSteps with one INSERT each, from start to end, against the same by hand", Args: cobra.NoArgs,
+		Long: "The floor is what one would write by hand: for each step BEGIN, the INSERT, one state write, COMMIT.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := a.benchOptions()
+			if err != nil {
+				return err
+			}
+			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
+				sql.WakeOnCommit(config)
+				pool, err := pgxpool.NewWithConfig(cmd.Context(), config)
+				if err != nil {
+					return err
+				}
+				defer pool.Close()
+				results, err := bench.Saga(cmd.Context(), pool, o)
+				if err != nil {
+					return err
+				}
+				return a.print(results, func(w io.Writer) {
+					rows := [][]string{{"in flight", "sagas/s", "p50 ms", "p99 ms", "floor/s", "p50 ms", "p99 ms", "ratio", "p50 ratio"}}
+					for _, r := range results {
+						rows = append(rows, []string{strconv.Itoa(r.Concurrency),
+							figure(r.Engine.PerSecond), figure(r.Engine.P50), figure(r.Engine.P99),
+							figure(r.Floor.PerSecond), figure(r.Floor.P50), figure(r.Floor.P99), figure(r.Ratio), figure(r.LatencyRatio)})
+					}
+					table(w, "", rows)
+				})
+			})
+		},
+	}
+	wake := &cobra.Command{
+		Use: "wake", Short: "The way from the commit of a start to the first step, between processes", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := a.benchOptions()
+			if err != nil {
+				return err
+			}
+			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
+				results, err := bench.Wakes(cmd.Context(), config, o)
+				if err != nil {
+					return err
+				}
+				return a.print(results, func(w io.Writer) {
+					rows := [][]string{{"woken by", "p50 ms", "p99 ms", "samples"}}
+					for _, r := range results {
+						rows = append(rows, []string{r.How, figure(r.P50), figure(r.P99), strconv.Itoa(r.Samples)})
+					}
+					table(w, "", rows)
+				})
+			})
+		},
+	}
+	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
+	a.cfg.bind(wake.Flags(), "duration")
+	cmd.AddCommand(saga, wake)
+	return cmd
+}
+
+func figure(f float64) string { return strconv.FormatFloat(f, 'f', 2, 64) }
+
+func (a *app) benchOptions() (bench.Options, error) {
+	o := bench.Options{Steps: a.cfg.benchSteps, Duration: a.cfg.benchDuration, Rounds: a.cfg.benchRounds, Logger: a.logger(slog.LevelWarn)}
+	if !a.cfg.json {
+		o.Progress = func(s string) { fmt.Fprintln(a.Stderr, s) }
+	}
+	for _, s := range a.cfg.benchConcurrency {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 10_000 {
+			return o, usagef("--concurrency: %q is not a number between 1 and 10000", s)
+		}
+		o.Concurrency = append(o.Concurrency, n)
+	}
+	switch {
+	case o.Steps < 0 || o.Steps > 1000:
+		return o, usagef("--steps: %d is not between 1 and 1000", o.Steps)
+	case o.Duration < 0 || o.Rounds < 0:
+		return o, usagef("--duration and --rounds must not be negative")
+	}
+	return o, nil
+}
+
+// benchOn runs f on the database given, or on one of its own that is as durable as a real one.
+func (a *app) benchOn(ctx context.Context, f func(*pgxpool.Config) error) (err error) {
+	if a.cfg.databaseURL == "" {
+		server, err2 := localpg.Start(ctx, &localpg.Options{Download: true, CacheDir: demoCache(), Durable: true, Logger: a.logger(slog.LevelWarn)})
+		if err2 != nil {
+			return err2
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, server.Stop(ctx))
+		}()
+		a.cfg.databaseURL = server.URL()
+	}
+	config, err := a.poolConfig()
+	if err != nil {
+		return err
+	}
+	if a.cfg.poolSize > 0 {
+		config.MaxConns = int32(a.cfg.poolSize)
+	}
+	if err := sql.Migrate(ctx, config.ConnConfig, &sql.MigrateOptions{Logger: a.logger(slog.LevelWarn)}); err != nil {
+		return err
+	}
+	return f(config)
+}

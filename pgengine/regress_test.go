@@ -1,0 +1,81 @@
+package pgengine_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/jobs"
+	"github.com/pgsagaz/pgsagaz/pgengine"
+)
+
+// More steps fail at once than the pool has connections: each gives its own back before it asks for
+// one to record the failure with.
+func TestFailingStepsDoNotWaitForEachOthersConnections(t *testing.T) {
+	modes(t, func(t *testing.T, cfg jobs.Config) {
+		const sagas = 40
+		pool := racePool(t, 3)
+		var b barrier
+		first := writes("first", nil)
+		second := writes("second", func(ctx context.Context, c raceCall) error {
+			_ = b.meet(ctx, "all connections", 3)
+			return errors.New("no")
+		}, first)
+		second.Retry = pgengine.NoRetry
+		e := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, second)})
+		workWith(t, e, cfg)
+		var ids []string
+		for i := range sagas {
+			ids = append(ids, start(t, e, race{i}, nil).ID)
+		}
+		if states := wait(t, e, ids...); states[pgengine.Compensated] != sagas {
+			t.Errorf("%v, want %d compensated", states, sagas)
+		}
+		audit(t, pool)
+	})
+}
+
+// A worker dies inside a TxStep, and the next attempt fails for good: nothing has happened, and nothing
+// must be undone.
+func TestTxStepIsNeverInDoubt(t *testing.T) {
+	t.Parallel()
+	pool := racePool(t, 10)
+	inside, release := make(chan struct{}), make(chan struct{})
+	hang := firstCaller(inside, release)
+	first := writes("first", nil)
+	second := pgengine.TxStep[race, string]{
+		Name: "second", After: pgengine.Steps(first),
+		Do: func(ctx context.Context, tx pgx.Tx, c raceCall) (string, error) {
+			if err := hang(ctx, c); err != nil {
+				return "", err
+			}
+			return "", pgengine.Terminal(errors.New("no"))
+		},
+		Undo: func(context.Context, pgx.Tx, raceCall, string) error {
+			t.Error("undone, and it had never been done")
+			return nil
+		},
+	}
+	definition := pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, second)}
+	e := engine(t, pool, definition)
+	register(t, e)
+	id := start(t, e, race{}, nil).ID
+	k := ticket(t, pool, id, "race", "")
+	zombie := make(chan error, 1)
+	go func() {
+		zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute})
+	}()
+	<-inside
+	workWith(t, engine(t, pool, definition), jobs.Config{})
+	if states := wait(t, e, id); states[pgengine.Compensated] != 1 {
+		t.Errorf("%v, want compensated", states)
+	}
+	close(release)
+	if err := <-zombie; err != nil {
+		t.Error(err)
+	}
+	audit(t, pool)
+}
