@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"jobs": {"pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
 
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 
