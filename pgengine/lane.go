@@ -17,18 +17,21 @@ type lane struct {
 	taken bool
 
 	// Where it stands: what the database knows, too.
-	at       task
-	queue    string
-	attempt  int    // failed attempts at this step
-	crashes  int    // workers that died at it
-	inDoubt  bool   // a call was begun here before, and nobody knows how it ended
-	lastErr  string // of the last failed attempt
-	sagaAt   State  // the saga's state when the lane was taken
-	input    json.RawMessage
-	results  map[string]json.RawMessage // what is known in this process of the steps that are done
-	doubts   map[string]bool            // steps whose Do is in doubt
-	cause    Cause
-	deadline time.Time // of the saga, by the database's clock; zero: none
+	at      task
+	queue   string
+	attempt int    // failed attempts at this step
+	crashes int    // workers that died at it
+	inDoubt bool   // a call was begun here before, and nobody knows how it ended
+	lastErr string // of the last failed attempt
+	// How often in a row Postgres has kept the step from its end, and how: see patience.
+	refused     int
+	lastRefusal string
+	sagaAt      State // the saga's state when the lane was taken
+	input       json.RawMessage
+	results     map[string]json.RawMessage // what is known in this process of the steps that are done
+	doubts      map[string]bool            // steps whose Do is in doubt
+	cause       Cause
+	deadline    time.Time // of the saga, by the database's clock; zero: none
 
 	// Its budget: a lane that has gone on for long hands over, so that no saga starves the others.
 	begun time.Time
@@ -41,6 +44,14 @@ const (
 )
 
 func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
+
+// name is that of the step; "" before the first.
+func (l *lane) name() string {
+	if l.at.node < 0 {
+		return ""
+	}
+	return l.node().name
+}
 
 // mayGoOn says whether the lane continues here and now with a step of queue, or leaves it to a job.
 func (l *lane) mayGoOn(queue string) bool {
@@ -70,7 +81,7 @@ func (l *lane) stopping() bool {
 func (l *lane) move(t task) {
 	l.taken = true
 	l.at = t
-	l.attempt, l.crashes, l.inDoubt, l.lastErr = 0, 0, false, ""
+	l.attempt, l.crashes, l.inDoubt, l.lastErr, l.refused = 0, 0, false, "", 0
 	l.steps++
 }
 

@@ -3,6 +3,7 @@ package pgengine_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,33 @@ func TestTxStepIsNeverInDoubt(t *testing.T) {
 	close(release)
 	if err := <-zombie; err != nil {
 		t.Error(err)
+	}
+	audit(t, pool)
+}
+
+// A step sleeps in its transaction for longer than it may: Postgres ends it, each time. That is a failure
+// of the step's, and ends; it must not be taken for the database's absence for ever.
+func TestStepThatSleepsInItsTransactionFails(t *testing.T) {
+	t.Parallel()
+	pool := racePool(t, 10)
+	first := writes("first", nil)
+	second := writes("second", func(context.Context, raceCall) error {
+		time.Sleep(1500 * time.Millisecond)
+		return nil
+	}, first)
+	second.Retry = pgengine.NoRetry
+	e := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, second)})
+	workWith(t, e, jobs.Config{Lease: time.Second})
+	id := start(t, e, race{}, nil).ID
+	if states := wait(t, e, id); states[pgengine.Compensated] != 1 {
+		t.Errorf("%v, want compensated", states)
+	}
+	s, err := e.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Cause == nil || s.Cause.Step != "second" || !strings.Contains(s.Cause.Error, "sends nothing for 1s") {
+		t.Errorf("the cause is %v; it must say why", s.Cause)
 	}
 	audit(t, pool)
 }

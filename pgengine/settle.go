@@ -108,7 +108,7 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 	if rec.outcome == "done" && l.at.direction == Do {
 		if s, ok := l.straight(rec); ok {
 			l.remember(rec) // first: if the COMMIT's answer gets lost, the lane may go on all the same
-			fenced := true // until the statement has gone through; what fails then is the COMMIT
+			fenced := true  // until the statement has gone through; what fails then is the COMMIT
 			err := tx.commit(ctx, func(b *pgx.Batch) {
 				statement, args := s.shortest()
 				b.Queue(statement, args...).Exec(func(pgconn.CommandTag) error { fenced = false; return nil })

@@ -20,11 +20,13 @@ import (
 // in it.
 type stepTx struct {
 	ctx    context.Context // of the step, for Conn and LargeObjects, which are given none
+	pool   *pgxpool.Pool
 	conn   *pgxpool.Conn
 	idle   time.Duration
 	tx     pgx.Tx // nil until it has begun
 	err    error  // why it could not begin
 	closed bool
+	dead   bool // the connection had gone when it was given back
 }
 
 // newTx gives a connection for a transaction of lane l. The caller must end it with close.
@@ -33,7 +35,7 @@ func (e *Engine) newTx(ctx context.Context, l *lane) (*stepTx, error) {
 	if err != nil {
 		return nil, answered(err)
 	}
-	return &stepTx{ctx: ctx, conn: conn, idle: l.opts.Idle}, nil
+	return &stepTx{ctx: ctx, pool: e.pool, conn: conn, idle: l.opts.Idle}, nil
 }
 
 // close rolls back what was not committed, and gives the connection back. It comes before anything that
@@ -44,6 +46,7 @@ func (s *stepTx) close() {
 	}
 	s.closed = true
 	s.rollback()
+	s.dead = s.conn.Conn().IsClosed()
 	s.conn.Release()
 }
 
@@ -88,6 +91,22 @@ func (s *stepTx) first(ctx context.Context, query string, args []any) (pgx.Batch
 		_, s.err = br.Exec()
 	}
 	s.tx = br.Tx()
+	if errors.As(s.err, new(pgx.ErrPreprocessingBatch)) {
+		// Nothing has begun: the statement does not parse, or its arguments do not fit. Sent the ordinary way
+		// it says so itself. In the second case pgx has closed the connection, which is not the database's absence.
+		_ = br.Close()
+		s.tx, s.err = nil, nil
+		if s.conn.Conn().IsClosed() {
+			s.conn.Release()
+			conn, err := s.pool.Acquire(ctx)
+			if err != nil {
+				s.err, s.closed, s.dead = answered(err), true, true
+				return nil, false
+			}
+			s.conn = conn
+		}
+		return nil, false
+	}
 	return br, true
 }
 
@@ -111,6 +130,9 @@ func (s *stepTx) Exec(ctx context.Context, query string, args ...any) (pgconn.Co
 func (s *stepTx) Query(ctx context.Context, query string, args ...any) (pgx.Rows, error) {
 	if br, ok := s.first(ctx, query, args); ok {
 		rows, err := br.Query()
+		if err != nil {
+			_ = br.Close() // rows that come with an error need not be closed
+		}
 		return &firstRows{Rows: rows, br: br}, err
 	}
 	tx, err := s.open(ctx)
@@ -249,7 +271,8 @@ func (s *stepTx) rollback() {
 
 // lost says whether err is the connection's end, and not the step's doing: a time limit ends it too.
 func (s *stepTx) lost(err error) bool {
-	return s.conn.Conn().IsClosed() && !errors.As(err, new(*timeoutError))
+	gone := s.dead || !s.closed && s.conn.Conn().IsClosed()
+	return gone && !errors.As(err, new(*timeoutError))
 }
 
 // firstRows are the rows of the statement that went out with the BEGIN; its batch ends with them.

@@ -1,0 +1,92 @@
+package pgengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// timeoutError: an attempt's time was up and it returned an error.
+type timeoutError struct {
+	after time.Duration
+	what  string
+	err   error
+}
+
+func (t *timeoutError) Error() string {
+	return fmt.Sprintf("timed out after %v (%s): %v", t.after.Round(time.Millisecond), t.what, t.err)
+}
+func (t *timeoutError) Unwrap() error { return t.err }
+
+// attempt calls f with the step's time limit and turns a panic into an error. A function that outlives
+// its context is waited for, since nothing in Go can end it and two at once would be worse; if what
+// it returns at last is a success, it counts.
+func (e *Engine) attempt(ctx context.Context, l *lane, f func(context.Context) error) error {
+	limit, what := l.node().timeout, "the step's Timeout"
+	if !l.deadline.IsZero() && l.at.direction == Do {
+		if left := time.Until(l.deadline); limit == 0 || left < limit {
+			limit, what = max(left, time.Millisecond), "the saga's deadline"
+		}
+	}
+	begun := time.Now()
+	inner := ctx
+	if limit > 0 {
+		var cancel context.CancelFunc
+		inner, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	err := guarded(func() error { return f(inner) })
+	took := time.Since(begun)
+	if limit > 0 && took > limit+time.Second {
+		e.log.WarnContext(ctx, "a step ignores its context", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(),
+			"direction", string(l.at.direction), "limit", limit, "took", took, "error", err)
+	}
+	if err != nil && inner.Err() != nil && ctx.Err() == nil {
+		if _, terminal := errors.AsType[*TerminalError](err); !terminal {
+			return &timeoutError{after: took, what: what, err: err}
+		}
+	}
+	return err
+}
+
+// guarded turns a panic of f into an error; a panic with an error keeps it.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if perr, ok := p.(error); ok {
+				if _, terminal := errors.AsType[*TerminalError](perr); terminal {
+					err = perr
+					return
+				}
+			}
+			err = &PanicError{Value: p, Stack: string(debug.Stack())}
+		}
+	}()
+	return f()
+}
+
+// patience is how often in a row Postgres may keep a step from its end (a deadlock, a serialisation
+// failure, a lock timeout) before that counts as a failed attempt. A connection that is lost after the time
+// that a step's transaction may be silent counts for four: it may have been a crash of Postgres, but a step
+// that sleeps in its transaction must not be put down to the database for ever.
+const patience = 10
+
+// blame says whose doing it is that a transaction of the step's did not go through: the step's, or the
+// database's, and then the error is transient and the lane's patience shrinks.
+func (l *lane) blame(tx *stepTx, err error, took time.Duration) error {
+	switch {
+	case tx.lost(err) && took >= l.opts.Idle:
+		l.refused += 4
+		err = fmt.Errorf("the connection was lost after %v (a step's transaction that sends nothing for %v is ended): %w",
+			took.Round(time.Millisecond), l.opts.Idle, err)
+	case tx.lost(err):
+	case transient(err):
+		l.refused++
+	default:
+		return err
+	}
+	l.lastRefusal = describe(err)
+	return &unavailableError{err}
+}

@@ -1,0 +1,156 @@
+package pgengine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// take makes lane l this worker's, and learns what the worker must know to drive it. It returns errLost
+// if there is nothing to take.
+func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
+	if t.Step == "" {
+		if t.Attempt <= 1 && l.lightFooted() {
+			return e.peek(ctx, l)
+		}
+		return e.begin(ctx, l)
+	}
+	var cause, input []byte
+	var left *float64
+	b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
+	// Under the saga's lock. Without it: whoever turns the saga back reads this lane as waiting; we take it
+	// and call the outside; he dissolves it as never begun; and the call's effect is never undone.
+	b.Queue(sql.SagaLock, l.sagaID).QueryRow(func(row pgx.Row) error {
+		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, nil)
+	})
+	b.Queue(sql.LaneTake, l.id, l.sagaID, l.opts.Worker, l.token).QueryRow(func(row pgx.Row) error {
+		return l.scan(row)
+	})
+	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
+		outcomes, err := scanSteps(rows)
+		l.learn(outcomes)
+		return err
+	})
+	err := e.pool.SendBatch(ctx, b).Close()
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	if err != nil {
+		return answered(err)
+	}
+	l.input, l.taken = input, true
+	l.setDeadline(left)
+	return json.Unmarshal(cause, &l.cause)
+}
+
+// peek learns what the first step must know, and takes nothing: a TxStep has no effect before its commit,
+// which takes the lane, and so saves a commit of the claim alone. If the worker dies at it, the job comes
+// again, and then the lane is taken first, so that crashes are counted.
+func (e *Engine) peek(ctx context.Context, l *lane) error {
+	var input []byte
+	var left *float64
+	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	if err != nil {
+		return answered(err)
+	}
+	l.at, l.input, l.results, l.queue = l.g.first()[0], input, map[string]json.RawMessage{}, defaultQueue
+	l.setDeadline(left)
+	return nil
+}
+
+// begin takes the lane that a start has left, and puts it at the first step. Nothing has happened in the
+// saga yet: where it begins follows from the definition, and one statement does it all.
+func (e *Engine) begin(ctx context.Context, l *lane) error {
+	here, others := l.divide(l.g.first())
+	var name *string
+	if here != nil {
+		name = &l.g.nodes[here.node].name
+	}
+	var input []byte
+	var left *float64
+	err := e.pool.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
+		others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	if err != nil {
+		return answered(err)
+	}
+	e.wake(others.queues...)
+	if here == nil {
+		return errLost // every first step has a queue of its own
+	}
+	l.at, l.input, l.results, l.queue, l.taken = *here, input, map[string]json.RawMessage{}, defaultQueue, true
+	l.setDeadline(left)
+	return nil
+}
+
+// setDeadline is told how long the saga has left by the database's clock, in seconds; nil: for ever.
+func (l *lane) setDeadline(left *float64) {
+	if left != nil {
+		l.deadline = time.Now().Add(time.Duration(*left * float64(time.Second)))
+	}
+}
+
+// scan reads the lane's own row.
+func (l *lane) scan(row pgx.Row) error {
+	var step string
+	if err := row.Scan(&step, &l.at.direction, &l.at.generation, &l.queue, &l.attempt, &l.crashes, &l.inDoubt, &l.lastErr); err != nil {
+		return err
+	}
+	i, ok := l.g.index[step]
+	if !ok {
+		return fmt.Errorf("saga %s version %d has no step %q, and a lane of saga %s is at it: the definition changed under its version", l.g.name, l.g.version, step, l.sagaID)
+	}
+	l.at.node, l.taken = i, true
+	return nil
+}
+
+// locate asks where the lane stands, after an answer was lost. errLost: it has ended, or is another's.
+func (e *Engine) locate(ctx context.Context, l *lane) error {
+	err := l.scan(e.pool.QueryRow(ctx, sql.LaneMine, l.sagaID, l.id, l.token))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	return answered(err)
+}
+
+// learn remembers what the steps' outcomes mean for later calls.
+func (l *lane) learn(outcomes []stepRow) {
+	if l.results == nil {
+		l.results = map[string]json.RawMessage{}
+	}
+	l.doubts = map[string]bool{}
+	for _, r := range outcomes { // by generation: the latest wins
+		if r.direction != Do {
+			continue
+		}
+		l.doubts[r.step] = r.inDoubt
+		if r.outcome == "done" {
+			l.results[r.step] = r.result
+		}
+	}
+}
+
+func (e *Engine) hold(l *lane) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held[l.id] = l.token
+}
+
+func (e *Engine) letGo(l *lane) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.held[l.id] == l.token {
+		delete(e.held, l.id)
+	}
+}
