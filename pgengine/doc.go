@@ -29,8 +29,10 @@
 // chain costs one River job, one commit a step, and one round trip a step beyond its own statements. Other
 // branches leave as jobs; a fan-in is continued by whoever arrives last.
 //
-// Files: saga.go, step.go and call.go are what users write; graph.go checks it; plan.go decides; run.go
-// performs; settle.go records; locked.go reads under the lock; transient.go tells trouble from failure.
+// Files: saga.go, step.go and call.go are what users write; graph.go checks it; plan.go decides. run.go is
+// the loop: take.go takes a lane, perform.go calls the step, settle.go records what came of it, fail.go what
+// did not, late.go what came too late; obey.go applies commands. locked.go reads under the lock; transient.go
+// tells the database's trouble from a failure.
 //
 // # Why it is so
 //
