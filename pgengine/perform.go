@@ -139,27 +139,21 @@ func (e *Engine) undoTx(ctx context.Context, l *lane) (bool, error) {
 func (e *Engine) undoActivity(ctx context.Context, l *lane) (bool, error) {
 	begun := time.Now()
 	n, rec := l.node(), &record{outcome: "done"}
-	var raw json.RawMessage
-	err := e.attempt(ctx, l, func(ctx context.Context) error {
-		c := l.call()
-		raw = l.results[n.name]
-		if l.doubts[n.name] {
-			var found bool
-			var err error
-			if raw, found, err = e.resolve(ctx, l); err != nil {
-				return err
-			}
-			if !found && n.lookup != nil {
-				rec.outcome = "nothing" // a null compensation: there is nothing to undo
-				return nil
-			}
-			c.inDoubt = !found
-			if found {
-				rec.result = raw
-			}
+	c, raw, found := l.call(), l.results[n.name], true
+	var err error
+	if l.doubts[n.name] {
+		if raw, found, err = e.resolve(ctx, l); found {
+			rec.result = raw
 		}
-		return n.undo(ctx, c, raw)
-	})
+		c.inDoubt = !found
+	}
+	switch {
+	case err != nil:
+	case !found && n.lookup != nil:
+		rec.outcome = "nothing" // a null compensation: there is nothing to undo
+	default:
+		err = e.attempt(ctx, l, func(ctx context.Context) error { return n.undo(ctx, c, raw) })
+	}
 	failpoint.Hit("undo_activity.called")
 	if err != nil {
 		if ctx.Err() != nil {
@@ -192,9 +186,14 @@ func (e *Engine) resolve(ctx context.Context, l *lane) (raw json.RawMessage, fou
 	c := l.call()
 	c.direction = Do // its keys are those of the call that is in doubt
 	if l.node().lookup != nil {
-		return l.node().lookup(ctx, c)
+		err = e.attempt(ctx, l, func(ctx context.Context) (err error) {
+			raw, found, err = l.node().lookup(ctx, c)
+			return err
+		})
+		return raw, found && err == nil, err
 	}
-	err = guarded(func() error {
+	// In a time limit of its own: if the other side hangs, the undo must have its turn.
+	err = e.attempt(ctx, l, func(ctx context.Context) error {
 		var err error
 		raw, err = l.node().do(ctx, c)
 		return err
