@@ -56,7 +56,7 @@ func guarded(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if perr, ok := p.(error); ok {
-				if _, terminal := errors.AsType[*TerminalError](perr); terminal {
+				if terminal, ok := errors.AsType[*TerminalError](perr); ok && terminal != nil {
 					err = perr
 					return
 				}
@@ -64,7 +64,10 @@ func guarded(f func() error) (err error) {
 			err = &PanicError{Value: p, Stack: string(debug.Stack())}
 		}
 	}()
-	return f()
+	if err = f(); err != nil {
+		_ = err.Error() // panics if it is a nil of its type, here rather than where it is logged
+	}
+	return err
 }
 
 // patience is how often in a row Postgres may keep a step from its end (a deadlock, a serialisation
