@@ -88,8 +88,8 @@ func TestEveryStatementPrepares(t *testing.T) {
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
 TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command;
-INSERT INTO pgsagaz.definition (name, version, graph) VALUES ('order', 1, '{"steps": [
-	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true}, {"name": "c", "after": ["b"], "optional": true}]}');
+INSERT INTO pgsagaz.definition (name, version, registered_at, graph) VALUES ('order', 1, now() - interval '1 hour', '{"steps": [
+	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true}, {"name": "c", "after": ["b"], "optional": true, "kind": "tx"}]}');
 INSERT INTO pgsagaz.saga (id, name, version, state, input, cause, ended_at) VALUES
 	('00000000-0000-7000-8000-000000000001', 'order', 1, 'running', '{}', NULL, NULL),
 	('00000000-0000-7000-8000-000000000002', 'order', 1, 'completed', '{}', NULL, now()),
@@ -153,6 +153,7 @@ func TestChecks(t *testing.T) {
 			plant: `INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, started_at, ended_at) VALUES ($1, 'b', 'do', 1, 'done', 1, now(), now())`,
 		},
 		{rule: "stuck_without_reason", saga: "4", plant: `UPDATE pgsagaz.lane SET run_at = now() WHERE saga_id = $1`},
+		{rule: "tx_step_in_doubt", saga: "2", step: "c", plant: `UPDATE pgsagaz.step SET in_doubt = true WHERE saga_id = $1 AND step = 'c'`},
 		{rule: "two_lanes_one_step", saga: "1", step: "b", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'b', 'default')`},
 		{rule: "undone_before_dependent", saga: "3", step: "a", plant: `UPDATE pgsagaz.step SET ended_at = ended_at - interval '3 seconds' WHERE saga_id = $1 AND step = 'a' AND direction = 'undo'`},
 		{
@@ -199,6 +200,15 @@ func TestChecks(t *testing.T) {
 		}
 		shown[c.rule] = true
 	}
+
+	// A graph that was replaced after the saga had ended does not judge it.
+	exec(t, pool, world)
+	exec(t, pool, "UPDATE pgsagaz.step SET in_doubt = true WHERE saga_id = $1 AND step = 'c'", id+"2")
+	exec(t, pool, "UPDATE pgsagaz.definition SET registered_at = now() + interval '1 second'")
+	if found := check(); len(found) > 0 {
+		t.Errorf("a saga that ended on another graph: %v", found)
+	}
+
 	rules, err := sql.Checks().ReadDir("queries")
 	if err != nil {
 		t.Fatal(err)
