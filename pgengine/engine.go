@@ -40,6 +40,7 @@ type Engine struct {
 	graphs     map[string]map[int]*graph // by name and version
 	latest     map[string]*graph
 	waker      *sql.Waker // nil: NoWake
+	limited    bool       // the pool's sessions have an idle_in_transaction_session_timeout of their own
 
 	ends ends
 
@@ -47,7 +48,8 @@ type Engine struct {
 	held map[int64]int64 // lanes this process drives -> token; a lane is listed before it is taken
 }
 
-// New makes an engine over pool. Every definition is checked, and all that is wrong with any is
+// New makes an engine over pool. A pool that is the engine's alone does well to set the run-time parameter
+// idle_in_transaction_session_timeout to the workers' lease: every step then saves a statement. Every definition is checked, and all that is wrong with any is
 // reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
 func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
@@ -63,6 +65,9 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	}
 	if e.maxCrashes <= 0 {
 		e.maxCrashes = 10
+	}
+	if pool != nil {
+		e.limited = pool.Config().ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] != ""
 	}
 	if !cfg.NoWake {
 		e.waker = sql.NewWaker(pool, 0)

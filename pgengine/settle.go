@@ -107,12 +107,11 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 	if rec.outcome == "done" && l.at.direction == Do {
 		if s, ok := l.straight(rec); ok {
 			l.remember(rec) // first: if the COMMIT's answer gets lost, the lane may go on all the same
-			fenced := true  // until the statement has gone through; what fails then is the COMMIT
+			fenced := true  // until the first statement has gone through; what fails then is the COMMIT
 			err := tx.commit(ctx, func(b *pgx.Batch) {
-				statement, args := s.shortest()
-				b.Queue(statement, args...).Exec(func(pgconn.CommandTag) error { fenced = false; return nil })
+				s.queue(b).Exec(func(pgconn.CommandTag) error { fenced = false; return nil })
 			})
-			if fenced && sql.State(err) == divisionByZero {
+			if fenced && sql.State(err) == notNull {
 				return false, errTurnedBack
 			}
 			if err != nil {
@@ -139,22 +138,29 @@ func (l *lane) straight(rec *record) (settlement, bool) {
 	return s, true
 }
 
-// divisionByZero is how settle_next.sql and settle_last.sql say that their fence did not hold.
-const divisionByZero = "22012"
+// notNull is how settle_next.sql and settle_first.sql say that a fence did not hold.
+const notNull = "23502"
 
-// shortest is the cheapest statement for a straight settlement.
-func (s *settlement) shortest() (statement string, args []any) {
+// queue adds the cheapest statements for a straight settlement to b, and returns the first: the fences.
+func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
 	if s.others.steps != nil || s.here == nil && s.state == "" {
-		return sql.Settle, s.args()
+		return b.Queue(sql.Settle, s.args()...)
 	}
-	args = []any{s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.result), s.rec.took.Seconds()}
-	if s.here == nil {
-		return sql.SettleLast, args
-	}
+	fence := sql.SettleNext
 	if !s.lane.taken {
-		return sql.SettleFirst, append(args, s.g.nodes[s.here.node].name)
+		fence = sql.SettleFirst
 	}
-	return sql.SettleNext, append(args, s.g.nodes[s.here.node].name)
+	first := b.Queue(fence, s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.result), s.rec.took.Seconds())
+	switch {
+	case s.here == nil:
+		b.Queue(sql.LaneEnd, s.sagaID, s.laneID)
+		b.Queue(sql.SagaComplete, s.sagaID)
+	case !s.lane.taken:
+		b.Queue(sql.LaneMoveFirst, s.sagaID, s.laneID, s.g.nodes[s.here.node].name, s.worker, s.token)
+	default:
+		b.Queue(sql.LaneMove, s.sagaID, s.laneID, s.g.nodes[s.here.node].name)
+	}
+	return first
 }
 
 // remember keeps what became of the lane's step for the calls that follow in this lane.
@@ -180,12 +186,13 @@ func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
 		if s, ok := l.straight(rec); ok {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 			defer cancel()
-			statement, args := s.shortest()
-			_, err := e.pool.Exec(ctx, statement, args...) // one statement, one round trip, one commit
+			b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
+			s.queue(b)
+			err := e.pool.SendBatch(ctx, b).Close()
 			if err == nil {
 				return e.settled(&s, nil), nil
 			}
-			if err = answered(err); !errors.Is(err, errTurnedBack) && sql.State(err) != divisionByZero {
+			if err = answered(err); !errors.Is(err, errTurnedBack) && sql.State(err) != notNull {
 				return false, err
 			}
 			// The saga turns back. What was done is recorded all the same, and will be undone.

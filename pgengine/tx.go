@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,9 +23,9 @@ type stepTx struct {
 	ctx    context.Context // of the step, for Conn and LargeObjects, which are given none
 	pool   *pgxpool.Pool
 	conn   *pgxpool.Conn
-	idle   time.Duration
-	tx     pgx.Tx // nil until it has begun
-	err    error  // why it could not begin
+	idle   time.Duration // 0: the session has a limit of its own
+	tx     pgx.Tx        // nil until it has begun
+	err    error         // why it could not begin
 	closed bool
 	dead   bool // the connection had gone when it was given back
 }
@@ -35,7 +36,11 @@ func (e *Engine) newTx(ctx context.Context, l *lane) (*stepTx, error) {
 	if err != nil {
 		return nil, answered(err)
 	}
-	return &stepTx{ctx: ctx, pool: e.pool, conn: conn, idle: l.opts.Idle}, nil
+	idle := l.opts.Idle
+	if e.limited {
+		idle = 0
+	}
+	return &stepTx{ctx: ctx, pool: e.pool, conn: conn, idle: idle}, nil
 }
 
 // close rolls back what was not committed, and gives the connection back. It comes before anything that
@@ -55,7 +60,9 @@ var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.R
 func (s *stepTx) beginning() *pgx.Batch {
 	b := &pgx.Batch{}
 	b.BeginTx(readCommitted)
-	b.Queue(sql.TxIdleLimit, strconv.FormatInt(s.idle.Milliseconds(), 10))
+	if s.idle > 0 {
+		b.Queue(strings.Replace(sql.TxIdleLimit, "5000", strconv.FormatInt(s.idle.Milliseconds(), 10), 1))
+	}
 	return b
 }
 
@@ -86,9 +93,10 @@ func (s *stepTx) first(ctx context.Context, query string, args []any) (pgx.Batch
 	b := s.beginning()
 	b.Queue(query, args...)
 	br := s.conn.SendBatch(ctx, b)
-	_, s.err = br.Exec() // BEGIN
-	if s.err == nil {
-		_, s.err = br.Exec()
+	for range b.Len() - 1 { // the BEGIN, and the limit
+		if s.err == nil {
+			_, s.err = br.Exec()
+		}
 	}
 	s.tx = br.Tx()
 	if errors.As(s.err, new(pgx.ErrPreprocessingBatch)) {

@@ -113,8 +113,8 @@ func rows(t testing.TB, db sql.Querier, saga string) []string {
 		ORDER BY 1`, saga)
 }
 
-// TestTheShortSettlementsAgreeWithTheLongOne: settle_first, settle_next and settle_last are shortcuts of
-// pgsagaz.settle. From the same rows they make the same rows, and where it refuses they do.
+// TestTheShortSettlementsAgreeWithTheLongOne: settle_first and settle_next, with what goes behind them, are
+// shortcuts of pgsagaz.settle. From the same rows they make the same rows, and where it refuses they do.
 func TestTheShortSettlementsAgreeWithTheLongOne(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.New(t)
@@ -124,16 +124,20 @@ func TestTheShortSettlementsAgreeWithTheLongOne(t *testing.T) {
 		begin bool // the long one has to take the lane first
 		next  *string
 		state *string
-		short func(s settling) (string, []any)
+		short func(b *pgx.Batch, s settling)
 	}{
-		{name: "first", begin: true, next: new("b"), short: func(s settling) (string, []any) {
-			return sql.SettleFirst, []any{s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took, "b"}
+		{name: "first", begin: true, next: new("b"), short: func(b *pgx.Batch, s settling) {
+			b.Queue(sql.SettleFirst, s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took)
+			b.Queue(sql.LaneMoveFirst, s.saga, s.lane, "b", "w", s.token)
 		}},
-		{name: "next", next: new("b"), short: func(s settling) (string, []any) {
-			return sql.SettleNext, []any{s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took, "b"}
+		{name: "next", next: new("b"), short: func(b *pgx.Batch, s settling) {
+			b.Queue(sql.SettleNext, s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took)
+			b.Queue(sql.LaneMove, s.saga, s.lane, "b")
 		}},
-		{name: "last", state: new("completed"), short: func(s settling) (string, []any) {
-			return sql.SettleLast, []any{s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took}
+		{name: "last", state: new("completed"), short: func(b *pgx.Batch, s settling) {
+			b.Queue(sql.SettleNext, s.saga, s.lane, s.token, s.step, s.attempt, "w", s.resultJSON, took)
+			b.Queue(sql.LaneEnd, s.saga, s.lane)
+			b.Queue(sql.SagaComplete, s.saga)
 		}},
 	} {
 		for _, before := range []struct {
@@ -162,13 +166,14 @@ func TestTheShortSettlementsAgreeWithTheLongOne(t *testing.T) {
 					}
 					return long.settle(t, tx)
 				})
-				statement, args := test.short(short)
-				_, errShort := pool.Exec(t.Context(), statement, args...)
+				pipeline := &pgx.Batch{}
+				test.short(pipeline, short)
+				errShort := pool.SendBatch(t.Context(), pipeline).Close()
 				if (errLong != nil) != before.fails || (errShort != nil) != before.fails {
 					t.Fatalf("long: %v; short: %v", errLong, errShort)
 				}
-				if before.fails && sql.State(errShort) != "22012" {
-					t.Errorf("short: %v, want division by zero, by which the engine knows", errShort)
+				if before.fails && sql.State(errShort) != "23502" {
+					t.Errorf("short: %v, want a NULL in a NOT NULL column, by which the engine knows", errShort)
 				}
 				got, want := rows(t, pool, short.saga), rows(t, pool, long.saga)
 				if !slices.Equal(got, want) {

@@ -152,6 +152,7 @@ func TestChecks(t *testing.T) {
 			rule: "lane_without_saga", saga: "9", step: "b",
 			plant: `INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, started_at, ended_at) VALUES ($1, 'b', 'do', 1, 'done', 1, now(), now())`,
 		},
+		{rule: "step_says_nonsense", saga: "1", step: "a", plant: `UPDATE pgsagaz.step SET error = 'no' WHERE saga_id = $1 AND step = 'a'`},
 		{rule: "stuck_without_reason", saga: "4", plant: `UPDATE pgsagaz.lane SET run_at = now() WHERE saga_id = $1`},
 		{rule: "tx_step_in_doubt", saga: "2", step: "c", plant: `UPDATE pgsagaz.step SET in_doubt = true WHERE saga_id = $1 AND step = 'c'`},
 		{rule: "two_lanes_one_step", saga: "1", step: "b", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'b', 'default')`},

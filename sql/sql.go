@@ -54,8 +54,14 @@ var (
 	SettleFirst string
 	//go:embed queries/settle_next.sql
 	SettleNext string
-	//go:embed queries/settle_last.sql
-	SettleLast string
+	//go:embed queries/lane_move.sql
+	LaneMove string
+	//go:embed queries/lane_move_first.sql
+	LaneMoveFirst string
+	//go:embed queries/lane_end.sql
+	LaneEnd string
+	//go:embed queries/saga_complete.sql
+	SagaComplete string
 	//go:embed queries/retry_later.sql
 	RetryLater string
 

@@ -95,11 +95,7 @@ CREATE TABLE pgsagaz.step (
     error      text,
     started_at timestamptz NOT NULL,
     ended_at   timestamptz NOT NULL,
-    PRIMARY KEY (saga_id, step, direction, generation),
-    CONSTRAINT step_says_what_its_outcome_means CHECK (
-        (outcome = 'failed') = (error IS NOT NULL)
-        AND (outcome = 'done' OR direction = CASE outcome WHEN 'failed' THEN 'do'::pgsagaz.direction ELSE 'undo' END)
-        AND (NOT in_doubt OR (outcome = 'failed' AND result IS NULL)))
+    PRIMARY KEY (saga_id, step, direction, generation)
 );
 
 -- Attempts that failed, for whoever has to find out why.

@@ -1,16 +1,10 @@
--- The commonest end of a step: it is done, and the lane goes on with the one step that follows. What
--- pgsagaz.settle does, in one plan (a third of its cost). Nobody's saga, or nobody's lane: division by zero,
--- which skips the COMMIT that travels with this; why is then asked in another transaction.
--- $1 saga, $2 lane, $3 token, $4 step, $5 attempt, $6 worker, $7 result, $8 seconds, $9 next step
-WITH s AS MATERIALIZED (
-    SELECT FROM pgsagaz.saga WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
-), l AS (
-    UPDATE pgsagaz.lane SET step = $9, attempt = 0, crashes = 0, in_doubt = false, error = NULL
-    FROM s WHERE lane.saga_id = $1 AND lane.id = $2 AND lane.token = $3
-    RETURNING 1
-), r AS (
-    INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, token, worker, result, started_at, ended_at)
-    SELECT $1, $4, 'do', 1, 'done', $5, $3, $6, $7, pgsagaz.now() - make_interval(secs => $8), pgsagaz.now() FROM l
-    RETURNING 1
-)
-SELECT 1 / count(*) FROM r
+-- The commonest end of a step: it is done, and the lane goes on with the one step that follows (lane_move.sql,
+-- in the same pipeline). The fences are scalar queries that lock what they look at: where the saga is not
+-- running, or the lane somebody else's, a NULL meets a NOT NULL column, and the error skips the COMMIT that
+-- travels behind. Why is then asked in another transaction. (One statement with three CTEs costs twice as much.)
+-- $1 saga, $2 lane, $3 token, $4 step, $5 attempt, $6 worker, $7 result, $8 seconds
+INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, token, worker, result, started_at, ended_at)
+VALUES ((SELECT id FROM pgsagaz.saga WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE),
+        $4, 'do', 1, 'done',
+        (SELECT $5::integer FROM pgsagaz.lane WHERE saga_id = $1 AND id = $2 AND token = $3 FOR UPDATE),
+        $3, $6, $7, pgsagaz.now() - make_interval(secs => $8), pgsagaz.now())

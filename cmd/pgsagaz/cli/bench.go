@@ -126,6 +126,8 @@ func (a *app) benchOn(ctx context.Context, f func(*pgxpool.Config) error) (err e
 	if a.cfg.poolSize > 0 {
 		config.MaxConns = int32(a.cfg.poolSize)
 	}
+	a.cfg.lease = 5 * time.Second // the worker's default
+	a.limitIdle(config)
 	if err := sql.Migrate(ctx, config.ConnConfig, &sql.MigrateOptions{Logger: a.logger(slog.LevelWarn)}); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,14 @@ func (a *app) poolConfig() (*pgxpool.Config, error) {
 		config.ConnConfig.RuntimeParams["application_name"] = "pgsagaz"
 	}
 	return config, nil
+}
+
+// limitIdle gives a pool that is for steps alone the limit that every step would set otherwise: a process
+// that is stopped inside a transaction must not keep its locks. Poolers refuse run-time parameters.
+func (a *app) limitIdle(config *pgxpool.Config) {
+	if a.cfg.directURL == "" {
+		config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(a.cfg.lease.Milliseconds(), 10)
+	}
 }
 
 // directConfig is how to reach the server itself; nil: as the pool does.

@@ -47,6 +47,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		return usagef("--max-workers: %d is below 1", a.cfg.maxWorkers)
 	}
 	config.MaxConns = int32(a.cfg.poolSize)
+	a.limitIdle(config)
 	sql.WakeOnCommit(config) // for steps that start sagas
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
