@@ -112,6 +112,11 @@ func NewWorker(e *pgengine.Engine, cfg Config) (*Worker, error) {
 			cfg.Queues[q] = cfg.MaxWorkers
 		}
 	}
+	for name, n := range cfg.Queues {
+		if n < 0 || n > river.QueueNumWorkersMax {
+			return nil, fmt.Errorf("jobs: Queues: %d workers for %q, it must be between 0 and %d", n, name, river.QueueNumWorkersMax)
+		}
+	}
 	return &Worker{engine: e, cfg: cfg, log: cfg.Logger.With("worker", cfg.ID)}, nil
 }
 
