@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"os"
 	"reflect"
@@ -18,6 +19,9 @@ import (
 	"github.com/pgsagaz/pgsagaz/pgengine/pgenginetest"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
+
+// jobPerStep runs every test of this package with a job a step: go test ./pgengine -jobperstep.
+var jobPerStep = flag.Bool("jobperstep", false, "make every step a River job of its own")
 
 func TestMain(m *testing.M) { os.Exit(sqltest.Main(m)) }
 

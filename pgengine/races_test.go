@@ -58,6 +58,7 @@ func queryInt(t testing.TB, pool *pgxpool.Pool, query string, args ...any) int {
 // workWith runs a worker until the test ends.
 func workWith(t testing.TB, e *pgengine.Engine, cfg jobs.Config) {
 	t.Helper()
+	cfg.JobPerStep = cfg.JobPerStep || *jobPerStep
 	w, err := jobs.NewWorker(e, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 // work runs a worker until the test ends or stop is called.
 func work(t testing.TB, e *pgengine.Engine) (stop func()) {
 	t.Helper()
-	w, err := jobs.NewWorker(e, jobs.Config{Grace: time.Second})
+	w, err := jobs.NewWorker(e, jobs.Config{Grace: time.Second, JobPerStep: *jobPerStep})
 	if err != nil {
 		t.Fatal(err)
 	}

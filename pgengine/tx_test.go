@@ -85,6 +85,7 @@ func notePool(t testing.TB, mutate func(*pgxpool.Config)) *pgxpool.Pool {
 func atWork(t testing.TB, e *pgengine.Engine, cfg jobs.Config) {
 	t.Helper()
 	cfg.Sweep, cfg.Lease = 100*time.Millisecond, time.Second
+	cfg.JobPerStep = cfg.JobPerStep || *jobPerStep
 	w, err := jobs.NewWorker(e, cfg)
 	if err != nil {
 		t.Fatal(err)
