@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +22,9 @@ const beat = 500 * time.Millisecond
 // presence shows that a worker lives, in two ways: a session lock, which the server frees the moment
 // the process is gone, and a heartbeat, which stops when the process hangs.
 type presence struct {
-	w     *Worker
-	first chan struct{} // closed once the worker is on the list
+	w        *Worker
+	first    chan struct{} // closed, by signedOn, once the worker is on the list
+	signedOn sync.Once
 	// lost is when the session was last lost, in Unix nanoseconds; 0: never. If the server itself went
 	// away, everybody's was: for one lease this worker takes nobody for dead.
 	lost atomic.Int64
@@ -74,10 +76,7 @@ func (p *presence) session(ctx context.Context) error {
 	if err := p.signOn(ctx, conn); err != nil {
 		return err
 	}
-	if p.lost.Load() == 0 {
-		close(p.first)
-		p.lost.Store(1) // long ago: the first session has come
-	}
+	p.signedOn.Do(func() { close(p.first) })
 	tick := time.NewTicker(min(beat, p.w.cfg.Lease/4))
 	defer tick.Stop()
 	for {

@@ -195,15 +195,34 @@ func (w *Worker) prepare(ctx context.Context) error {
 		if err := sql.CheckVersion(ctx, w.engine.Pool()); err != nil {
 			return err
 		}
+		if err := durable(ctx, w.engine.Pool()); err != nil {
+			return err
+		}
 		return w.engine.Register(ctx)
 	})
+}
+
+// errNotDurable: what a step's commit claims, a crash of Postgres could take back.
+var errNotDurable = errors.New("the engine's pool has synchronous_commit off or local: a claim that is lost in a crash of Postgres " +
+	"would leave a call that nobody undoes; set it to on for this pool (RuntimeParams), the role or the database")
+
+func durable(ctx context.Context, pool *pgxpool.Pool) error {
+	var setting string
+	if err := pool.QueryRow(ctx, "SHOW synchronous_commit").Scan(&setting); err != nil {
+		return err
+	}
+	if setting == "off" || setting == "local" {
+		return errNotDurable
+	}
+	return nil
 }
 
 // retry repeats f until it succeeds, ctx ends, or its error is not the database's absence.
 func retry(ctx context.Context, log *slog.Logger, what string, f func() error) error {
 	for n := 1; ; n++ {
 		err := f()
-		if err == nil || errors.As(err, new(*sql.SchemaError)) || errors.As(err, new(*pgengine.DefinitionError)) || permanent(err) {
+		if err == nil || errors.As(err, new(*sql.SchemaError)) || errors.As(err, new(*pgengine.DefinitionError)) ||
+			errors.Is(err, errNotDurable) || permanent(err) {
 			return err
 		}
 		if n == 1 || n%20 == 0 {

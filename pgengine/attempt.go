@@ -51,13 +51,20 @@ func (e *Engine) attempt(ctx context.Context, l *lane, f func(context.Context) e
 	return err
 }
 
-// guarded turns a panic of f into an error; a panic with an error keeps it.
+// misuseError is a mistake in the definition that showed in the midst of a call, as a Result that is not
+// there. Trying again does not help, and what the call had done until then is not known.
+type misuseError struct{ err error }
+
+func (e *misuseError) Error() string { return e.err.Error() }
+func (e *misuseError) Unwrap() error { return e.err }
+
+// guarded turns a panic of f into an error. A panic with a Terminal one keeps it.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if perr, ok := p.(error); ok {
 				if terminal, ok := errors.AsType[*TerminalError](perr); ok && terminal != nil {
-					err = perr
+					err = &misuseError{perr}
 					return
 				}
 			}

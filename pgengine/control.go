@@ -28,9 +28,11 @@ func (e *Engine) Retry(ctx context.Context, tx pgx.Tx, id, reason string) error 
 }
 
 func (e *Engine) command(ctx context.Context, tx pgx.Tx, id, kind, reason string) error {
-	if _, err := uuid.Parse(id); err != nil {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
 		return fmt.Errorf("%s saga %q: %w: not an id: %w", kind, id, ErrNotFound, err)
 	}
+	id = parsed.String()
 	var state State
 	if err := tx.QueryRow(ctx, sql.Command, id, kind, reason).Scan(&state); err != nil {
 		return fmt.Errorf("%s saga %s: %w", kind, id, named(err))

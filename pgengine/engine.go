@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,17 +40,17 @@ type Engine struct {
 	maxCrashes int
 	graphs     map[string]map[int]*graph // by name and version
 	latest     map[string]*graph
-	waker      *sql.Waker // nil: NoWake
-	limited    bool       // the pool's sessions have an idle_in_transaction_session_timeout of their own
+	waker      *sql.Waker    // nil: NoWake
+	limit      time.Duration // the pool's sessions have this idle_in_transaction_session_timeout; 0: none
 
 	ends ends
 
 	mu   sync.Mutex
-	held map[int64]int64 // lanes this process drives -> token; a lane is listed before it is taken
+	held map[int64]int64 // token -> lane of what this process drives; listed before it is taken
 }
 
 // New makes an engine over pool. A pool that is the engine's alone does well to set the run-time parameter
-// idle_in_transaction_session_timeout to the workers' lease: every step then saves a statement. Every definition is checked, and all that is wrong with any is
+// idle_in_transaction_session_timeout, in milliseconds, to the workers' lease: every step then saves a statement. Every definition is checked, and all that is wrong with any is
 // reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
 func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
@@ -67,7 +68,10 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 		e.maxCrashes = 10
 	}
 	if pool != nil {
-		e.limited = pool.Config().ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] != ""
+		ms, err := strconv.Atoi(pool.Config().ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"])
+		if err == nil && ms > 0 {
+			e.limit = time.Duration(ms) * time.Millisecond
+		}
 	}
 	if !cfg.NoWake {
 		e.waker = sql.NewWaker(pool, 0)
@@ -178,6 +182,10 @@ func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error 
 			return nil
 		}
 		if string(was) != string(is) {
+			// No saga may start between the count and the change.
+			if _, err := tx.Exec(ctx, "LOCK TABLE pgsagaz.saga IN SHARE MODE"); err != nil {
+				return err
+			}
 			var unfinished int
 			if err := tx.QueryRow(ctx, sql.DefinitionUnfinished, g.name, g.version).Scan(&unfinished); err != nil {
 				return err
@@ -243,6 +251,6 @@ func (e *Engine) wake(queues ...string) {
 func (e *Engine) Holds(lane, token int64) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t, ok := e.held[lane]
-	return ok && t == token
+	l, ok := e.held[token]
+	return ok && l == lane
 }

@@ -49,7 +49,7 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	f.effect = f.effect && !n.isTx()
 
 	if again {
-		return e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 			failpoint.Hit("retry.before")
 			from := []string{string(Running)}
 			if l.at.direction == Undo {
@@ -71,10 +71,10 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 		})
 	}
 	if l.at.direction == Undo {
-		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.park(ctx, l, f) })
+		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.park(ctx, l, f) })
 	}
 	rec := &record{outcome: "failed", inDoubt: !n.isTx() && (l.inDoubt || f.effect), err: describe(f.err), took: time.Since(f.begun)}
-	return e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("failed.before")
 		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 			return e.planned(ctx, tx, l, rec)

@@ -24,6 +24,9 @@ type graph struct {
 	decodable func(json.RawMessage) error // whether an input fits the input type
 }
 
+// maxSteps bounds what is read and planned under a saga's lock.
+const maxSteps = 1000
+
 // newGraph checks a definition and reports all that is wrong with it, each with saga and step. The
 // graph is usable only if nothing is.
 func newGraph(name string, version int, nodes []node) (*graph, []error) {
@@ -37,6 +40,10 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 	}
 	if len(nodes) == 0 {
 		wrong("", "has no steps")
+	}
+	if len(nodes) > maxSteps {
+		wrong("", "has %d steps, at most %d are allowed: make sagas of its parts", len(nodes), maxSteps)
+		return g, problems
 	}
 	for i, n := range nodes {
 		if !stepNameRule.MatchString(n.name) {

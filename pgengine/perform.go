@@ -52,7 +52,7 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 	tx.close()
 	switch {
 	case errors.Is(err, errTurnedBack):
-		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
+		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
 	case errors.Is(err, errLost):
 		return false, err
 	}
@@ -82,7 +82,7 @@ func (e *Engine) doActivity(ctx context.Context, l *lane) (bool, error) {
 	}
 
 	rec := &record{outcome: "done", result: raw, took: time.Since(begun)}
-	moved, err := e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+	moved, err := e.persist(ctx, l, l.node().commit != nil, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("do_activity.before")
 		moved, err := e.settleActivity(ctx, l, rec, l.node().commit)
 		if err == nil {
@@ -166,7 +166,7 @@ func (e *Engine) undoActivity(ctx context.Context, l *lane) (bool, error) {
 	if rec.outcome == "done" {
 		commit = n.undoCommit
 	}
-	moved, err := e.persist(ctx, l, func(ctx context.Context) (bool, error) {
+	moved, err := e.persist(ctx, l, commit != nil, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("undo_activity.before")
 		moved, err := e.settleUndone(ctx, l, rec, raw, commit)
 		if err == nil {
@@ -208,8 +208,9 @@ func (e *Engine) resolve(ctx context.Context, l *lane) (raw json.RawMessage, fou
 
 // mayHaveHappened: an error of a call that does not say that it had no effect.
 func mayHaveHappened(n *node, err error) bool {
-	if errors.As(err, new(*resultError)) {
-		return true
+	if errors.As(err, new(*resultError)) || errors.As(err, new(*misuseError)) ||
+		errors.As(err, new(*timeoutError)) || errors.As(err, new(*PanicError)) {
+		return true // whatever Retry.If says of it: it does not know where the call was cut off
 	}
 	return n.retry.retryable(err)
 }

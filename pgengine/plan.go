@@ -99,11 +99,11 @@ func plan(g *graph, s snapshot) decision {
 		}
 	}
 	if d.state == Running {
-		arrived := 0
+		arrived, claimed := 0, claims(g, lanes)
 		for i := range g.nodes {
 			if steps[i].outcome != open {
 				arrived++
-			} else if ready(g, steps, i) && !claimed(lanes, i) {
+			} else if ready(g, steps, i) && !claimed[i] {
 				d.begin = append(d.begin, task{node: i, direction: Do, generation: 1})
 			}
 		}
@@ -135,11 +135,11 @@ func plan(g *graph, s snapshot) decision {
 
 	if d.state == Compensating || d.state == Stuck {
 		d.state = Compensating
-		standing, parked := false, 0
+		standing, parked, claimed := false, 0, claims(g, lanes)
 		for i := range g.nodes {
 			if stands(g, steps, i) {
 				standing = true
-				if !claimed(lanes, i) && free(g, steps, lanes, i) {
+				if !claimed[i] && free(g, steps, claimed, i) {
 					d.begin = append(d.begin, task{node: i, direction: Undo, generation: steps[i].generation})
 				}
 			}
@@ -180,13 +180,15 @@ func (g *graph) first() []task {
 	return tasks
 }
 
-func claimed(lanes []laneAt, i int) bool {
+// claims says of each step whether a lane is at it.
+func claims(g *graph, lanes []laneAt) []bool {
+	claimed := make([]bool, len(g.nodes))
 	for _, l := range lanes {
-		if l.node == i {
-			return true
+		if l.node >= 0 {
+			claimed[l.node] = true
 		}
 	}
-	return false
+	return claimed
 }
 
 // stands: i has, or may have, an effect that must be undone. A step without Undo leaves nothing behind.
@@ -196,9 +198,9 @@ func stands(g *graph, steps []known, i int) bool {
 
 // free: nothing that comes after i, directly or not, stands or is claimed. Asking all descendants, and
 // not only the next ones, carries the order across steps that have no Undo.
-func free(g *graph, steps []known, lanes []laneAt, i int) bool {
+func free(g *graph, steps []known, claimed []bool, i int) bool {
 	for j, after := range g.descendants[i] {
-		if after && (stands(g, steps, j) || claimed(lanes, j)) {
+		if after && (stands(g, steps, j) || claimed[j]) {
 			return false
 		}
 	}

@@ -29,7 +29,12 @@ func (r Retry) retryable(err error) bool {
 	if _, terminal := errors.AsType[*TerminalError](err); terminal {
 		return false
 	}
-	return r.If == nil || r.If(err)
+	if r.If == nil {
+		return true
+	}
+	again := false // a predicate that panics has not said that it may go away
+	_ = guarded(func() error { again = r.If(err); return nil })
+	return again
 }
 
 // exhausted says whether the attempt that just failed was the last one.

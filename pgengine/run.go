@@ -121,7 +121,7 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
 	n := l.node()
 	if l.at.direction == Do && l.sagaAt != Running {
-		return e.persist(ctx, l, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
+		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
 	}
 	if l.crashes >= e.maxCrashes {
 		return e.failed(ctx, l, failure{kind: "crash", err: Terminal(fmt.Errorf(
@@ -161,9 +161,13 @@ func (e *Engine) handBack(l *lane, begun bool) error {
 
 // persist repeats settle until the database has answered. After each failure it first asks where the
 // lane stands, since the answer to a COMMIT may have been lost: if the lane has moved, it went through.
-func (e *Engine) persist(ctx context.Context, l *lane, settle func(context.Context) (bool, error)) (bool, error) {
+//
+// mayBlame: the transaction has statements of the user's in it, so that after some patience the fault may be
+// theirs.
+func (e *Engine) persist(ctx context.Context, l *lane, mayBlame bool, settle func(context.Context) (bool, error)) (bool, error) {
 	was := l.at
 	for n := 0; ; n++ {
+		begun := time.Now()
 		moved, err := settle(ctx)
 		if !transient(err) || ctx.Err() != nil {
 			return moved, err
@@ -176,6 +180,15 @@ func (e *Engine) persist(ctx context.Context, l *lane, settle func(context.Conte
 		if l.at != was {
 			l.steps++
 			return true, nil
+		}
+		// A Commit of the user's that sleeps in its transaction, or is always refused, must not be put down to
+		// the database for ever.
+		if l.refused++; time.Since(begun) >= l.opts.Idle {
+			l.refused += 3
+		}
+		if mayBlame && l.refused >= patience {
+			l.refused = 0
+			return false, fmt.Errorf("the database kept what it writes from its end again and again: %s", describe(err))
 		}
 	}
 }

@@ -300,12 +300,6 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		snap.cause = *s.cause
 	}
 	if s.lane != nil {
-		s.lane.sagaAt, s.lane.cause = d.state, snap.cause
-		for _, x := range d.dissolve {
-			if x.record {
-				s.lane.doubts[s.g.nodes[snap.lane(x.lane).node].name] = true
-			}
-		}
 		s.here, s.others = s.lane.divide(d.begin)
 	} else {
 		for _, t := range d.begin {
@@ -323,6 +317,14 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		return false, answered(err)
 	}
 	failpoint.Hit("settle.after")
+	if s.lane != nil { // not before: a commit that failed has changed nothing
+		s.lane.sagaAt, s.lane.cause = d.state, snap.cause
+		for _, x := range d.dissolve {
+			if x.record {
+				s.lane.doubts[s.g.nodes[snap.lane(x.lane).node].name] = true
+			}
+		}
+	}
 	if s.state != "" {
 		e.log.InfoContext(ctx, "saga is "+string(s.state), "saga", s.g.name, "saga_id", s.sagaID, "cause", snap.cause.String())
 	}

@@ -65,11 +65,13 @@ type Attempt struct {
 // Get reads a saga with all its steps. Error: [ErrNotFound].
 func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 	var s Status
-	if _, err := uuid.Parse(id); err != nil {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
 		return s, fmt.Errorf("get saga %q: %w: not an id: %w", id, ErrNotFound, err)
 	}
+	id = parsed.String()
 	// One snapshot, so that a step is seen either as claimed or as ended.
-	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := head(ctx, tx, id, &s); err != nil {
 			return err
 		}

@@ -117,7 +117,12 @@ func (l *lane) scan(row pgx.Row) error {
 
 // locate asks where the lane stands, after an answer was lost. errLost: it has ended, or is another's.
 func (e *Engine) locate(ctx context.Context, l *lane) error {
-	err := l.scan(e.pool.QueryRow(ctx, sql.LaneMine, l.sagaID, l.id, l.token))
+	b := &pgx.Batch{} // one transaction
+	// Behind the saga's lock: a COMMIT whose answer was lost may still be on its way (it waits for a replica,
+	// say), and holds that lock until it is through.
+	b.Queue(sql.SagaLock, l.sagaID)
+	b.Queue(sql.LaneMine, l.sagaID, l.id, l.token).QueryRow(func(row pgx.Row) error { return l.scan(row) })
+	err := e.pool.SendBatch(ctx, b).Close()
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
@@ -144,13 +149,11 @@ func (l *lane) learn(outcomes []stepRow) {
 func (e *Engine) hold(l *lane) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.held[l.id] = l.token
+	e.held[l.token] = l.id
 }
 
 func (e *Engine) letGo(l *lane) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.held[l.id] == l.token {
-		delete(e.held, l.id)
-	}
+	delete(e.held, l.token)
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -22,6 +24,9 @@ func transient(err error) bool {
 	if errors.As(err, new(*unavailableError)) {
 		return true
 	}
+	if errors.As(err, new(*noAnswerError)) {
+		return true
+	}
 	if code := sql.State(err); code != "" {
 		switch code {
 		case "40001", "40P01", // serialisation failure, deadlock
@@ -32,7 +37,7 @@ func transient(err error) bool {
 		}
 		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") // connection; resources
 	}
-	return errors.As(err, new(*noAnswerError))
+	return false
 }
 
 // noAnswerError is any failure of the engine's own statements that Postgres did not answer with an error
@@ -46,6 +51,9 @@ func (e *noAnswerError) Unwrap() error { return e.err }
 func answered(err error) error {
 	if err == nil || errors.Is(err, errLost) || errors.Is(err, errTurnedBack) {
 		return err
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.SchemaName == "pgsagaz" && pg.ConstraintName == "step_pkey" {
+		return &noAnswerError{err} // the outcome is there already: most likely by a COMMIT of ours whose answer was lost
 	}
 	switch sql.State(err) {
 	case sql.StateLaneLost, sql.StateNoSaga:

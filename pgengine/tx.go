@@ -37,7 +37,7 @@ func (e *Engine) newTx(ctx context.Context, l *lane) (*stepTx, error) {
 		return nil, answered(err)
 	}
 	idle := l.opts.Idle
-	if e.limited {
+	if e.limit > 0 && e.limit <= idle {
 		idle = 0
 	}
 	return &stepTx{ctx: ctx, pool: e.pool, conn: conn, idle: idle}, nil
