@@ -1,7 +1,6 @@
 # Every target runs on a machine with Go and Postgres binaries, or Docker; nothing has to be started first.
 
 GO       ?= go
-BENCH    ?= .
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
@@ -34,8 +33,9 @@ lint: ## golangci-lint, which has to be installed, with .golangci.yml
 demo: ## the order saga, end to end, on a Postgres of its own
 	$(GO) run ./cmd/pgsagaz demo
 
-bench: ## benchmarks; BENCH=regexp chooses among them
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+bench: ## sagas and wake-ups, measured against a floor in the same run
+	$(GO) run ./cmd/pgsagaz bench saga
+	$(GO) run ./cmd/pgsagaz bench wake
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \

@@ -21,17 +21,24 @@ func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 		}
 		return e.begin(ctx, l)
 	}
+	return e.read(ctx, l, sql.LaneTake, l.id, l.sagaID, l.opts.Worker, l.token)
+}
+
+// read learns all that must be known to drive lane l, whose row is what claim answers with; errLost if
+// it answers with none.
+//
+// It reads behind the saga's lock. A take without it: whoever turns the saga back reads this lane as waiting;
+// we take it and call the outside; he dissolves it as never begun; and the call's effect is never undone. And
+// after a lost answer: the COMMIT may still be on its way (it waits for a replica, say), and holds the lock
+// until it is through.
+func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) error {
 	var cause, input []byte
 	var left *float64
 	b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
-	// Under the saga's lock. Without it: whoever turns the saga back reads this lane as waiting; we take it
-	// and call the outside; he dissolves it as never begun; and the call's effect is never undone.
 	b.Queue(sql.SagaLock, l.sagaID).QueryRow(func(row pgx.Row) error {
 		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, nil)
 	})
-	b.Queue(sql.LaneTake, l.id, l.sagaID, l.opts.Worker, l.token).QueryRow(func(row pgx.Row) error {
-		return l.scan(row)
-	})
+	b.Queue(claim, args...).QueryRow(func(row pgx.Row) error { return l.scan(row) })
 	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
 		outcomes, err := scanSteps(rows)
 		l.learn(outcomes)
@@ -44,7 +51,7 @@ func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 	if err != nil {
 		return answered(err)
 	}
-	l.input, l.taken = input, true
+	l.input = input
 	l.setDeadline(left)
 	return json.Unmarshal(cause, &l.cause)
 }
@@ -117,16 +124,7 @@ func (l *lane) scan(row pgx.Row) error {
 
 // locate asks where the lane stands, after an answer was lost. errLost: it has ended, or is another's.
 func (e *Engine) locate(ctx context.Context, l *lane) error {
-	b := &pgx.Batch{} // one transaction
-	// Behind the saga's lock: a COMMIT whose answer was lost may still be on its way (it waits for a replica,
-	// say), and holds that lock until it is through.
-	b.Queue(sql.SagaLock, l.sagaID)
-	b.Queue(sql.LaneMine, l.sagaID, l.id, l.token).QueryRow(func(row pgx.Row) error { return l.scan(row) })
-	err := e.pool.SendBatch(ctx, b).Close()
-	if errors.Is(err, pgx.ErrNoRows) {
-		return errLost
-	}
-	return answered(err)
+	return e.read(ctx, l, sql.LaneMine, l.sagaID, l.id, l.token)
 }
 
 // learn remembers what the steps' outcomes mean for later calls.
