@@ -164,7 +164,8 @@ func TestResultThatComesAfterItsUndo(t *testing.T) {
 			eventually(t, patience, "the late result is recorded and undone", func() bool {
 				s := w.wait(id)
 				return slices.ContainsFunc(s.Steps, func(s pgengine.StepStatus) bool {
-					return s.Step == step && s.Direction == pgengine.Undo && s.Generation == 2
+					// Done: the saga may have been reopened since wait saw its first end, and the undo be under way.
+					return s.Step == step && s.Direction == pgengine.Undo && s.Generation == 2 && s.State == "done"
 				})
 			})
 			if e := w.outside.key(id + "/" + step); e.Undos < 2 {
