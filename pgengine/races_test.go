@@ -101,6 +101,18 @@ func ticket(t testing.TB, pool *pgxpool.Pool, saga, name, step string) pgengine.
 	return k
 }
 
+// aside drives the saga's first lane as a worker that nobody knows to be alive, and that others will take
+// the lane from. What is sent in the end is what Run returns.
+func aside(t testing.TB, e *pgengine.Engine, saga string) <-chan error {
+	t.Helper()
+	k := ticket(t, e.Pool(), saga, "race", "")
+	zombie := make(chan error, 1)
+	go func() {
+		zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute})
+	}()
+	return zombie
+}
+
 type race struct{ N int }
 
 func (race) SagaName() string { return "race" }
@@ -295,11 +307,7 @@ func TestZombieAfterTakeover(t *testing.T) {
 			e := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, second, third)})
 			register(t, e)
 			id := start(t, e, race{}, nil).ID
-			zombie := make(chan error, 1)
-			k := ticket(t, pool, id, "race", "")
-			go func() {
-				zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute})
-			}()
+			zombie := aside(t, e, id)
 			<-inside
 			other := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, second, third)})
 			workWith(t, other, jobs.Config{})
@@ -346,11 +354,7 @@ func TestLateResultAfterCompensated(t *testing.T) {
 	e := engine(t, pool, definition)
 	register(t, e)
 	id := start(t, e, race{}, nil).ID
-	k := ticket(t, pool, id, "race", "")
-	zombie := make(chan error, 1)
-	go func() {
-		zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie"})
-	}()
+	zombie := aside(t, e, id)
 	<-inside
 	other := engine(t, pool, definition)
 	workWith(t, other, jobs.Config{})
@@ -385,11 +389,7 @@ func TestTwoLanesReachAJoinOneTakenOver(t *testing.T) {
 	e := engine(t, pool, definition)
 	register(t, e)
 	id := start(t, e, race{}, nil).ID
-	k := ticket(t, pool, id, "race", "")
-	zombie := make(chan error, 1)
-	go func() {
-		zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute})
-	}()
+	zombie := aside(t, e, id)
 	<-inside // with the lane at left; the one at right waits for a worker
 	other := engine(t, pool, definition)
 	workWith(t, other, jobs.Config{})

@@ -64,11 +64,7 @@ func TestTxStepIsNeverInDoubt(t *testing.T) {
 	e := engine(t, pool, definition)
 	register(t, e)
 	id := start(t, e, race{}, nil).ID
-	k := ticket(t, pool, id, "race", "")
-	zombie := make(chan error, 1)
-	go func() {
-		zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute})
-	}()
+	zombie := aside(t, e, id)
 	<-inside
 	workWith(t, engine(t, pool, definition), jobs.Config{})
 	if states := wait(t, e, id); states[pgengine.Compensated] != 1 {

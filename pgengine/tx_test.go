@@ -81,24 +81,11 @@ func notePool(t testing.TB, mutate func(*pgxpool.Config)) *pgxpool.Pool {
 	return pool
 }
 
-// atWork runs a worker until the test ends.
+// atWork runs a worker that looks often, and that is soon taken for dead, until the test ends.
 func atWork(t testing.TB, e *pgengine.Engine, cfg jobs.Config) {
 	t.Helper()
 	cfg.Sweep, cfg.Lease = 100*time.Millisecond, time.Second
-	cfg.JobPerStep = cfg.JobPerStep || *jobPerStep
-	w, err := jobs.NewWorker(e, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Errorf("worker: %v", err)
-		}
-	})
+	workWith(t, e, cfg)
 }
 
 // atRest waits for a saga's end, or until it is stuck.
