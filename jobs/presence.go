@@ -77,13 +77,9 @@ func (p *presence) session(ctx context.Context) error {
 		return err
 	}
 	p.signedOn.Do(func() { close(p.first) })
-	tick := time.NewTicker(min(beat, p.w.cfg.Lease/4))
-	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		if err := p.listen(ctx, conn, min(beat, p.w.cfg.Lease/4)); err != nil || ctx.Err() != nil {
+			return err
 		}
 		bounded, cancel := context.WithTimeout(ctx, p.w.cfg.Lease)
 		tag, err := conn.Exec(bounded, sql.WorkerBeat, p.w.cfg.ID)
@@ -99,6 +95,22 @@ func (p *presence) session(ctx context.Context) error {
 	}
 }
 
+// listen hears for d of sagas that turn back, and stops what they do not wait for.
+func (p *presence) listen(ctx context.Context, conn *pgx.Conn, d time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for {
+		n, err := conn.WaitForNotification(bounded)
+		if bounded.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		p.w.engine.Halt(n.Payload, 0)
+	}
+}
+
 func (p *presence) signOn(ctx context.Context, conn *pgx.Conn) error {
 	h := fnv.New32a()
 	h.Write([]byte(p.w.cfg.ID))
@@ -111,6 +123,11 @@ func (p *presence) signOn(ctx context.Context, conn *pgx.Conn) error {
 	// carry the worker until the next session then.
 	if _, err := conn.Exec(ctx, "SELECT pg_try_advisory_lock($1, $2)", int32(lockClass), key); err != nil {
 		return fmt.Errorf("session lock: %w", err)
+	}
+	if !p.w.cfg.NoListen {
+		if _, err := conn.Exec(ctx, `LISTEN "pgsagaz.halt"`); err != nil {
+			return err
+		}
 	}
 	host, _ := os.Hostname()
 	_, err := conn.Exec(ctx, sql.WorkerRegister, p.w.cfg.ID, host, os.Getpid(), key, p.w.cfg.Lease, p.w.engine.Definitions())

@@ -186,29 +186,37 @@ func (s *sweeper) dead(ctx context.Context) error {
 // says is read before what this process knows: a lane is listed here before it is taken there, so one
 // that is in the first and not in the second has been let go.
 func (s *sweeper) strayLanes(ctx context.Context) error {
-	return s.giveUp(ctx, func(lane, token int64) bool { return !s.w.engine.Holds(lane, token) })
+	return s.giveUp(ctx, func(m mine) bool {
+		if m.Turned != nil { // in case that the word of it was lost
+			s.w.engine.Halt(m.SagaID, time.Duration(*m.Turned*float64(time.Second)))
+		}
+		return !s.w.engine.Holds(m.ID, m.Token)
+	})
 }
 
 // handBackAll gives up every lane of this worker.
 func (s *sweeper) handBackAll(ctx context.Context) error {
-	return s.giveUp(ctx, func(int64, int64) bool { return true })
+	return s.giveUp(ctx, func(mine) bool { return true })
 }
 
-func (s *sweeper) giveUp(ctx context.Context, stray func(lane, token int64) bool) error {
+// mine is a lane that the database says this worker drives.
+type mine struct {
+	SagaID    string
+	ID, Token int64
+	Turned    *float64 // seconds since its saga began to turn back; nil: it has not
+}
+
+func (s *sweeper) giveUp(ctx context.Context, stray func(mine) bool) error {
 	rows, err := s.pool.Query(ctx, sql.StrayLanes, s.w.cfg.ID)
 	if err != nil {
 		return err
-	}
-	type mine struct {
-		SagaID    string
-		ID, Token int64
 	}
 	lanes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[mine])
 	if err != nil {
 		return err
 	}
 	for _, l := range lanes {
-		if !stray(l.ID, l.Token) {
+		if !stray(l) {
 			continue
 		}
 		s.log.InfoContext(ctx, "handing back a lane", "lane", l.ID)

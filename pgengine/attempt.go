@@ -20,25 +20,41 @@ func (t *timeoutError) Error() string {
 }
 func (t *timeoutError) Unwrap() error { return t.err }
 
+// haltedError: an attempt was cut off, since its saga turns back.
+type haltedError struct{ err error }
+
+func (h *haltedError) Error() string { return fmt.Sprintf("%v: %v", errHalted, h.err) }
+func (h *haltedError) Unwrap() error { return h.err }
+
 // attempt calls f with the step's time limit and turns a panic into an error. A function that outlives
 // its context is waited for, since nothing in Go can end it and two at once would be worse; if what
 // it returns at last is a success, it counts.
 func (e *Engine) attempt(ctx context.Context, l *lane, f func(context.Context) error) error {
 	limit, what := l.node().timeout, "the step's Timeout"
-	if !l.deadline.IsZero() && l.at.direction == Do {
+	if !l.deadline.IsZero() && l.at.direction == Do && !l.onward() {
 		if left := time.Until(l.deadline); limit == 0 || left < limit {
 			limit, what = max(left, time.Millisecond), "the saga's deadline"
 		}
 	}
 	begun := time.Now()
 	inner := ctx
+	if l.at.direction == Do && !l.onward() && l.g.strategy.halts {
+		var done func()
+		inner, done = l.halt.call(inner)
+		defer done()
+	}
 	if limit > 0 {
 		var cancel context.CancelFunc
-		inner, cancel = context.WithTimeout(ctx, limit)
+		inner, cancel = context.WithTimeout(inner, limit)
 		defer cancel()
 	}
 	err := guarded(func() error { return f(inner) })
 	took := time.Since(begun)
+	if err != nil && errors.Is(context.Cause(inner), errHalted) && ctx.Err() == nil {
+		if _, terminal := errors.AsType[*TerminalError](err); !terminal {
+			return &haltedError{err}
+		}
+	}
 	if limit > 0 && took > limit+time.Second {
 		e.log.WarnContext(ctx, "a step ignores its context", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(),
 			"direction", string(l.at.direction), "limit", limit, "took", took, "error", err)

@@ -63,6 +63,7 @@ const (
 	CauseStep     CauseKind = "step"     // a step failed for good
 	CauseCancel   CauseKind = "cancel"   // somebody cancelled it
 	CauseDeadline CauseKind = "deadline" // the saga's Timeout passed
+	CauseParent   CauseKind = "parent"   // the saga whose child it is turned back
 )
 
 func (c Cause) String() string {
@@ -73,6 +74,8 @@ func (c Cause) String() string {
 		return "cancelled: " + c.Reason
 	case CauseDeadline:
 		return "the deadline passed"
+	case CauseParent:
+		return "its parent turned back: " + c.Reason
 	}
 	return ""
 }
@@ -92,22 +95,48 @@ type call struct {
 }
 
 // Result is what this step returned, in a call of a step that comes after it. It panics in any other
-// call, and for an Optional step (which may have no result: use Maybe): both are mistakes in the
-// definition that the first test shows, not conditions to handle.
-func (s TxStep[I, R]) Result(c Call[I]) R { return resultOf[R](c.c, s.Name, s.Optional) }
+// call, and for a step that may have none (Optional, with a When or a Recover: use Maybe): both are mistakes in
+// the definition that the first test shows, not conditions to handle.
+func (s TxStep[I, R]) Result(c Call[I]) R {
+	return resultOf[R](c.c, s.Name, s.Optional || s.When != nil || s.Recover != nil)
+}
 
-// Maybe is like Result, for an Optional step: false if it failed.
+// Maybe is like Result, for a step that may have none: false if it failed or was skipped.
 func (s TxStep[I, R]) Maybe(c Call[I]) (R, bool) { return maybeResultOf[R](c.c, s.Name) }
 
 // Result is as [TxStep.Result].
-func (s Activity[I, R]) Result(c Call[I]) R { return resultOf[R](c.c, s.Name, s.Optional) }
+func (s Activity[I, R]) Result(c Call[I]) R {
+	return resultOf[R](c.c, s.Name, s.Optional || s.When != nil || s.Recover != nil)
+}
 
 // Maybe is as [TxStep.Maybe].
 func (s Activity[I, R]) Maybe(c Call[I]) (R, bool) { return maybeResultOf[R](c.c, s.Name) }
 
-func resultOf[R any](c *call, step string, optional bool) R {
-	if optional {
-		panic(Terminal(fmt.Errorf("pgsagaz: step %s asks for the Result of %s, which is Optional and may have none: use Maybe", caller(c), step)))
+// Result is the payload of the signal that came, as [TxStep.Result].
+func (s Await[I, P]) Result(c Call[I]) P {
+	return resultOf[P](c.c, s.Name, s.Optional || s.When != nil)
+}
+
+// Maybe is as [TxStep.Maybe].
+func (s Await[I, P]) Maybe(c Call[I]) (P, bool) { return maybeResultOf[P](c.c, s.Name) }
+
+// Result is the child's output, as [TxStep.Result].
+func (s Child[I, C, R]) Result(c Call[I]) R {
+	return resultOf[R](c.c, s.Name, s.Optional || s.When != nil)
+}
+
+// Maybe is as [TxStep.Maybe].
+func (s Child[I, C, R]) Maybe(c Call[I]) (R, bool) { return maybeResultOf[R](c.c, s.Name) }
+
+// Result is the children's outputs in the order of their items, as [TxStep.Result].
+func (s Each[I, C, R]) Result(c Call[I]) []R { return resultOf[[]R](c.c, s.Name, s.When != nil) }
+
+// Maybe is as [TxStep.Maybe].
+func (s Each[I, C, R]) Maybe(c Call[I]) ([]R, bool) { return maybeResultOf[[]R](c.c, s.Name) }
+
+func resultOf[R any](c *call, step string, mayLack bool) R {
+	if mayLack {
+		panic(Terminal(fmt.Errorf("pgsagaz: step %s asks for the Result of %s, which may have none (it is Optional, or has a When or a Recover): use Maybe", caller(c), step)))
 	}
 	r, ok := maybeResultOf[R](c, step)
 	if !ok {

@@ -88,10 +88,11 @@ func TestRegisterStoresTheGraph(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := pgengine.Graph{Output: "charge", Steps: []pgengine.GraphStep{
-		{Name: "reserve", Kind: "tx", After: []string{}},
-		{Name: "charge", Kind: "activity", After: []string{"reserve"}, Queue: "slow", Undo: true, Lookup: true},
-		{Name: "mail", Kind: "activity", After: []string{"reserve", "charge"}, Optional: true},
+	five := pgengine.Tuning{Attempts: 5, Timeout: time.Minute}
+	want := pgengine.Graph{Output: "charge", Strategy: "wait all", Steps: []pgengine.GraphStep{
+		{Name: "reserve", Kind: "tx", After: []string{}, Tuning: pgengine.Tuning{Attempts: 5, Timeout: 30 * time.Second}},
+		{Name: "charge", Kind: "activity", After: []string{"reserve"}, Queue: "slow", Undo: true, Lookup: true, Tuning: five},
+		{Name: "mail", Kind: "activity", After: []string{"reserve", "charge"}, Optional: true, Tuning: five},
 	}}
 	if !reflect.DeepEqual(stored, want) || timeout != time.Hour {
 		t.Errorf("stored is %+v, %v\nwant %+v, 1h", stored, timeout, want)

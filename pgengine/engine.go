@@ -46,7 +46,7 @@ type Engine struct {
 	ends ends
 
 	mu   sync.Mutex
-	held map[int64]int64 // token -> lane of what this process drives; listed before it is taken
+	held map[int64]*halt // by token: what this process drives; listed before it is taken
 }
 
 // New makes an engine over pool. A pool that is the engine's alone does well to set the run-time parameter
@@ -56,7 +56,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
 		pool: pool, log: cfg.Logger, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
-		held: map[int64]int64{}, ends: ends{waiting: map[string][]chan error{}},
+		held: map[int64]*halt{}, ends: ends{waiting: map[string][]chan error{}},
 	}
 	if e.log == nil {
 		e.log = slog.Default()
@@ -176,11 +176,8 @@ func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error 
 	case err != nil:
 		return err
 	default:
-		was, _ := json.Marshal(stored)
-		is, _ := json.Marshal(now)
-		if string(was) == string(is) && seconds == g.timeout.Seconds() {
-			return nil
-		}
+		was, _ := json.Marshal(stored.shape())
+		is, _ := json.Marshal(now.shape())
 		if string(was) != string(is) {
 			// No saga may start between the count and the change.
 			if _, err := tx.Exec(ctx, "LOCK TABLE pgsagaz.saga IN SHARE MODE"); err != nil {
@@ -193,9 +190,9 @@ func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error 
 			if unfinished > 0 {
 				return &DefinitionError{Saga: g.name, Problem: fmt.Sprintf(
 					"version %d has changed (%s) while %d unfinished sagas run on it: give the changed graph a new Version",
-					g.version, difference(stored, now), unfinished)}
+					g.version, difference(stored.shape(), now.shape()), unfinished)}
 			}
-			log.InfoContext(ctx, "definition changed under its version; no unfinished saga runs on it", "saga", g.name, "version", g.version, "difference", difference(stored, now))
+			log.InfoContext(ctx, "definition changed under its version; no unfinished saga runs on it", "saga", g.name, "version", g.version, "difference", difference(stored.shape(), now.shape()))
 		}
 	}
 	var timeout *time.Duration
@@ -245,12 +242,4 @@ func (e *Engine) wake(queues ...string) {
 	if e.waker != nil {
 		e.waker.Wake(queues...)
 	}
-}
-
-// Holds says whether this process drives lane with token. For the worker that looks for strays.
-func (e *Engine) Holds(lane, token int64) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	l, ok := e.held[token]
-	return ok && l == lane
 }

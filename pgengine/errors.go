@@ -18,6 +18,8 @@ var (
 	ErrTooLarge = errors.New("pgsagaz: payload too large")
 	// ErrEnded: the saga has ended, so there is nothing left to cancel or retry.
 	ErrEnded = errors.New("pgsagaz: saga has ended")
+	// ErrNoSignal: no step of the saga awaits a signal of that name. From Signal.
+	ErrNoSignal = errors.New("pgsagaz: no step awaits the signal")
 	// ErrTxOwned: a step called Commit or Rollback on the transaction it was given. The engine ends it,
 	// together with the step's result. Savepoints (tx.Begin) are the step's own.
 	ErrTxOwned = errors.New("pgsagaz: the step's transaction is committed by the engine, with the step's result")

@@ -3,6 +3,7 @@ package pgengine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/sql"
@@ -21,20 +22,16 @@ type failure struct {
 // step has failed for good.
 func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	n := l.node()
+	f.effect = f.effect && n.outside()
+	if errors.As(f.err, new(*haltedError)) {
+		l.inDoubt, l.lastErr = l.inDoubt || f.effect, describe(f.err)
+		return false, errTurnedBack
+	}
 	policy := n.retry
 	if l.at.direction == Undo {
 		policy = n.undoRetry
 	}
-	if f.kind == "" {
-		f.kind = "error"
-		if errors.As(f.err, new(*timeoutError)) {
-			f.kind = "timeout"
-		}
-		if p, ok := errors.AsType[*PanicError](f.err); ok {
-			f.kind = "panic"
-			e.log.ErrorContext(ctx, "step panicked", "saga", l.g.name, "saga_id", l.sagaID, "step", n.name, "panic", p.Value, "stack", p.Stack)
-		}
-	}
+	e.classify(ctx, l, &f)
 	if !l.taken { // the attempt is recorded at the lane
 		if err := e.untilAnswered(ctx, func() error { return e.begin(ctx, l) }); err != nil {
 			return false, err
@@ -42,38 +39,73 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	}
 	attempt := l.attempt + 1
 	said := &StepError{Saga: l.g.name, ID: l.sagaID, Step: n.name, Direction: l.at.direction, Attempt: attempt, Err: f.err}
-	again := policy.retryable(f.err) && !errors.As(f.err, new(*resultError)) && !policy.exhausted(attempt, l.at.direction)
-	delay := policy.delay(attempt)
+	again := policy.retryable(f.err) && !errors.As(f.err, new(*resultError)) && !policy.exhausted(attempt, l.at.direction == Undo || l.onward())
 	e.log.WarnContext(ctx, "step failed", "saga", l.g.name, "saga_id", l.sagaID, "step", n.name, "direction", string(l.at.direction),
 		"attempt", attempt, "error", describe(said.Err), "again", again)
-	f.effect = f.effect && !n.isTx()
 
-	if again {
-		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-			failpoint.Hit("retry.before")
-			from := []string{string(Running)}
-			if l.at.direction == Undo {
-				from = []string{string(Compensating), string(Stuck)}
-			}
-			_, err := e.pool.Exec(context.WithoutCancel(ctx), sql.RetryLater, l.sagaID, from, l.id, l.token, l.opts.Worker,
-				f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), delay.Seconds())
-			err = answered(err)
-			if errors.Is(err, errTurnedBack) {
-				l.inDoubt = l.inDoubt || f.effect
-				l.lastErr = describe(f.err)
-				return e.turnBack(ctx, l)
-			}
-			if err == nil {
-				failpoint.Hit("retry.after")
-				l.opts.due(delay)
-			}
-			return false, err
-		})
+	switch {
+	case again:
+		return e.again(ctx, l, f, policy.delay(attempt))
+	case l.at.direction == Undo && n.undoFailure == UndoStuck:
+		return e.park(ctx, l, f)
+	case l.at.direction == Undo:
+		return e.gone(ctx, l, f, false)
+	case l.onward():
+		return e.beyond(ctx, l, f)
 	}
-	if l.at.direction == Undo {
-		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.park(ctx, l, f) })
+	return e.gone(ctx, l, f, n.outside() && (l.inDoubt || f.effect))
+}
+
+// classify says what kind of failure it is, if nobody has.
+func (e *Engine) classify(ctx context.Context, l *lane, f *failure) {
+	if f.kind != "" {
+		return
 	}
-	rec := &record{outcome: "failed", inDoubt: !n.isTx() && (l.inDoubt || f.effect), err: describe(f.err), took: time.Since(f.begun)}
+	f.kind = "error"
+	if errors.As(f.err, new(*timeoutError)) {
+		f.kind = "timeout"
+	}
+	if p, ok := errors.AsType[*PanicError](f.err); ok {
+		f.kind = "panic"
+		e.log.ErrorContext(ctx, "step panicked", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "panic", p.Value, "stack", p.Stack)
+	}
+}
+
+// again gives the lane back, to be due after delay.
+func (e *Engine) again(ctx context.Context, l *lane, f failure, delay time.Duration) (bool, error) {
+	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
+		failpoint.Hit("retry.before")
+		_, err := e.pool.Exec(context.WithoutCancel(ctx), sql.RetryLater, l.sagaID, l.patient(f.effect), l.id, l.token, l.opts.Worker,
+			f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), delay.Seconds())
+		err = answered(err)
+		if errors.Is(err, errTurnedBack) {
+			l.inDoubt = l.inDoubt || f.effect
+			l.lastErr = describe(f.err)
+			return e.turnBack(ctx, l)
+		}
+		if err == nil {
+			failpoint.Hit("retry.after")
+			l.opts.due(delay)
+		}
+		return false, err
+	})
+}
+
+// patient are the states in which the lane may wait for another attempt, or an operator. effect: what it
+// is at may have had one.
+func (l *lane) patient(effect bool) []string {
+	switch {
+	case l.at.direction == Undo:
+		return []string{string(Compensating), string(Stuck)}
+	case l.onward() && (l.inDoubt || effect): // a pivot in doubt, which a cancel waits for
+		return []string{string(Running), string(Failing)}
+	}
+	return []string{string(Running)}
+}
+
+// gone records that a step, or its undo, has failed for good.
+func (e *Engine) gone(ctx context.Context, l *lane, f failure, doubt bool) (bool, error) {
+	rec := &record{outcome: "failed", inDoubt: doubt, err: describe(f.err), took: time.Since(f.begun)}
 	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("failed.before")
 		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
@@ -86,20 +118,100 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	})
 }
 
-// park leaves a lane whose undo has given up where it is, for an operator, and plans without it: once
-// nothing else is left to undo, the saga is stuck.
+// beyond deals with a failure for good where the saga can't turn back, or must not before it is known
+// whether the pivot is done.
+func (e *Engine) beyond(ctx context.Context, l *lane, f failure) (bool, error) {
+	n := l.node()
+	if l.at.node != l.g.pivot {
+		if n.rescue != nil {
+			return e.rescue(ctx, l, f)
+		}
+		return e.park(ctx, l, f)
+	}
+	_, terminal := errors.AsType[*TerminalError](f.err)
+	switch known := terminal && f.kind != "crash" && !f.effect; {
+	case known || !l.inDoubt && !f.effect:
+		return e.gone(ctx, l, f, false)
+	case n.lookup == nil:
+		return e.park(ctx, l, f)
+	}
+	raw, found, err := e.resolve(ctx, l)
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil:
+		f.err = fmt.Errorf("%w; and Lookup could not tell whether it happened: %w", f.err, err)
+		return e.park(ctx, l, f)
+	case !found:
+		return e.gone(ctx, l, f, false)
+	}
+	rec := &record{outcome: "done", result: raw, took: time.Since(f.begun)}
+	return e.persist(ctx, l, n.commit != nil, func(ctx context.Context) (bool, error) {
+		return e.settleActivity(ctx, l, rec, n.commit)
+	})
+}
+
+// rescue asks the step's Recover, and does what it says. That of a TxStep runs in the transaction that
+// records its decision.
+func (e *Engine) rescue(ctx context.Context, l *lane, f failure) (bool, error) {
+	tx, err := e.newTx(ctx, l)
+	if err != nil {
+		return false, err
+	}
+	defer tx.close()
+	var r recovery
+	err = e.attempt(ctx, l, func(ctx context.Context) (err error) {
+		c := l.call()
+		c.maxBytes = e.maxPayload
+		r, err = l.node().rescue(e.inStep(ctx, l), tx, c, f.err)
+		return err
+	})
+	if err == nil {
+		err = tx.owned()
+	}
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil && tx.lost(err):
+		return false, &unavailableError{err}
+	case err != nil:
+		f.err = fmt.Errorf("%w; and Recover failed: %w", f.err, err)
+	case r.action == RecoverWith:
+		return e.planned(ctx, tx, l, &record{outcome: "done", result: r.result, note: r.reason, took: time.Since(f.begun)})
+	case r.action == RecoverSkip:
+		return e.planned(ctx, tx, l, &record{outcome: "skipped", note: r.reason, took: time.Since(f.begun)})
+	case r.action == RecoverRetry:
+		tx.close()
+		if r.after <= 0 {
+			r.after = l.node().retry.delay(l.attempt + 1)
+		}
+		return e.again(ctx, l, f, r.after)
+	case r.reason != "":
+		f.err = fmt.Errorf("%w; handed over: %s", f.err, r.reason)
+	}
+	tx.close()
+	return e.park(ctx, l, f)
+}
+
+// park leaves a lane that has given up where it is, for an operator, and plans without it: once nothing
+// else is left to do, the saga is stuck.
 func (e *Engine) park(ctx context.Context, l *lane, f failure) (bool, error) {
-	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-		_, err := tx.Exec(ctx, sql.RetryLater, l.sagaID, []string{string(Compensating), string(Stuck)}, l.id, l.token, l.opts.Worker,
-			f.kind, describe(f.err), false, time.Since(f.begun).Seconds(), -1.0)
-		if err != nil {
-			return false, answered(err)
-		}
-		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
-		if err != nil {
-			return false, err
-		}
-		e.log.ErrorContext(ctx, "an undo has given up: the saga needs an operator", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "error", describe(f.err))
-		return e.decide(ctx, tx, snap, settlement{sagaID: l.sagaID, g: l.g, at: l.at, from: []string{string(snap.state)}})
+	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
+		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+			_, err := tx.Exec(ctx, sql.RetryLater, l.sagaID, l.patient(f.effect), l.id, l.token, l.opts.Worker,
+				f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), -1.0)
+			if err != nil {
+				return false, answered(err)
+			}
+			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
+			if err != nil {
+				return false, err
+			}
+			e.log.ErrorContext(ctx, "a step has given up: the saga needs an operator", "saga", l.g.name, "saga_id", l.sagaID,
+				"step", l.name(), "direction", string(l.at.direction), "error", describe(f.err))
+			return e.decide(ctx, tx, snap, settlement{
+				sagaID: l.sagaID, g: l.g, at: l.at, from: []string{string(snap.state)}, step: l.name(), parked: f.err,
+			})
+		})
 	})
 }

@@ -11,12 +11,14 @@ import (
 
 // graph is a checked definition. It is never changed once newGraph has returned it.
 type graph struct {
-	name    string
-	version int
-	output  string
-	timeout time.Duration
-	nodes   []node         // as listed
-	index   map[string]int // name -> nodes
+	name     string
+	version  int
+	output   string
+	timeout  time.Duration
+	strategy Strategy
+	pivot    int            // -1: none
+	nodes    []node         // as listed
+	index    map[string]int // name -> nodes
 
 	preds, succs [][]int  // direct, ascending
 	descendants  [][]bool // descendants[i][j]: j comes after i, directly or not
@@ -30,7 +32,7 @@ const maxSteps = 1000
 // newGraph checks a definition and reports all that is wrong with it, each with saga and step. The
 // graph is usable only if nothing is.
 func newGraph(name string, version int, nodes []node) (*graph, []error) {
-	g := &graph{name: name, version: version, nodes: nodes, index: map[string]int{}}
+	g := &graph{name: name, version: version, nodes: nodes, index: map[string]int{}, pivot: -1}
 	var problems []error
 	wrong := func(step, format string, args ...any) {
 		problems = append(problems, &DefinitionError{Saga: name, Step: step, Problem: fmt.Sprintf(format, args...)})
@@ -69,8 +71,16 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 		if p := n.undoRetry.check(); p != "" {
 			wrong(n.name, "UndoRetry: %s", p)
 		}
-		if !n.undoable() && !reflect.ValueOf(n.undoRetry).IsZero() {
-			wrong(n.name, "has an UndoRetry without an Undo")
+		if n.undoTx == nil && n.undo == nil {
+			if !reflect.ValueOf(n.undoRetry).IsZero() {
+				wrong(n.name, "has an UndoRetry without an Undo")
+			}
+			if n.undoFailure != UndoStuck {
+				wrong(n.name, "has an OnUndoFailure without an Undo")
+			}
+		}
+		if n.undoFailure != UndoStuck && n.undoFailure != UndoContinue && n.undoFailure != UndoSkip {
+			wrong(n.name, "has the unknown OnUndoFailure %q", string(n.undoFailure))
 		}
 	}
 
@@ -101,7 +111,58 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 		g.descendants[i] = make([]bool, len(nodes))
 		g.mark(i, g.descendants[i])
 	}
+	g.checkPivot(wrong)
+	g.checkSignals(wrong)
 	return g, problems
+}
+
+// checkPivot finds the pivot, and refuses shapes in which "from here forward only" could not be kept.
+func (g *graph) checkPivot(wrong func(step, format string, args ...any)) {
+	for i, n := range g.nodes {
+		switch {
+		case !n.pivot:
+			continue
+		case g.pivot >= 0:
+			wrong(n.name, "is a second Pivot: past %q the saga goes forward anyway", g.nodes[g.pivot].name)
+		default:
+			g.pivot = i
+		}
+		if n.optional {
+			wrong(n.name, "is the Pivot and Optional: the saga would go on without having passed it")
+		}
+		if n.when != nil {
+			wrong(n.name, "is the Pivot and has a When: the saga would go on without having passed it")
+		}
+	}
+	for i, n := range g.nodes {
+		after := g.pivot >= 0 && (i == g.pivot || g.descendants[g.pivot][i])
+		if after && (n.undoTx != nil || n.undo != nil || n.manualUndo) {
+			wrong(n.name, "has an Undo at or after the Pivot %q: it would never run", g.nodes[g.pivot].name)
+		}
+		if n.rescue != nil && !g.forwardOnly(i) {
+			wrong(n.name, "has a Recover and does not come after a Pivot: its failure turns the saga back")
+		}
+		if g.pivot >= 0 && !after && !g.descendants[i][g.pivot] && !n.optional {
+			wrong(n.name, "comes neither before nor after the Pivot %q: if it failed after that, it could be neither taken back nor left", g.nodes[g.pivot].name)
+		}
+	}
+}
+
+// forwardOnly says whether i comes after the pivot.
+func (g *graph) forwardOnly(i int) bool { return g.pivot >= 0 && g.descendants[g.pivot][i] }
+
+// checkSignals: one name, one type.
+func (g *graph) checkSignals(wrong func(step, format string, args ...any)) {
+	first := map[string]node{}
+	for _, n := range g.nodes {
+		if n.signal == "" {
+			continue
+		}
+		if f, ok := first[n.signal]; ok && f.result != n.result {
+			wrong(n.name, "awaits the signal %q as %s, and %q awaits it as %s", n.signal, n.result, f.name, f.result)
+		}
+		first[n.signal] = n
+	}
 }
 
 func (g *graph) mark(i int, seen []bool) {
@@ -159,35 +220,3 @@ func (g *graph) isAncestor(before, step string) bool {
 func (g *graph) kind() string { return jobKind(g.name, g.version) }
 
 func jobKind(name string, version int) string { return fmt.Sprintf("pgsagaz/%s/%d", name, version) }
-
-// Graph is a definition as tools see it, without its code.
-type Graph struct {
-	Output string      `json:"output,omitempty"` // the step whose result is the saga's
-	Steps  []GraphStep `json:"steps"`
-}
-
-// GraphStep is a step of a [Graph].
-type GraphStep struct {
-	Name     string   `json:"name"`
-	Kind     string   `json:"kind"` // tx or activity
-	After    []string `json:"after"`
-	Queue    string   `json:"queue,omitempty"`
-	Optional bool     `json:"optional"`
-	Undo     bool     `json:"undo"`   // whether there is something to undo
-	Lookup   bool     `json:"lookup"` // whether an unknown outcome can be looked up
-}
-
-func (g *graph) public() Graph {
-	p := Graph{Output: g.output}
-	for i, n := range g.nodes {
-		s := GraphStep{Name: n.name, Kind: "activity", After: []string{}, Queue: n.queue, Optional: n.optional, Undo: n.undoable(), Lookup: n.lookup != nil}
-		if n.isTx() {
-			s.Kind = "tx"
-		}
-		for _, j := range g.preds[i] {
-			s.After = append(s.After, g.nodes[j].name)
-		}
-		p.Steps = append(p.Steps, s)
-	}
-	return p
-}

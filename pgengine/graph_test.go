@@ -151,7 +151,7 @@ func TestMistakes(t *testing.T) {
 			o := step("o")
 			o.Optional = true
 			return pgengine.Saga[part]{Version: 1, Steps: saga(o).Steps, Output: o}
-		}(), []string{"part/o: is the Output and yet Optional"}},
+		}(), []string{"part/o: is the Output, and may have no result: it is Optional"}},
 		{"another output", func() pgengine.Definition {
 			o := a
 			o.Queue = "slow"

@@ -21,7 +21,9 @@ type lane struct {
 	queue   string
 	attempt int    // failed attempts at this step
 	crashes int    // workers that died at it
-	inDoubt bool   // a call was begun here before, and nobody knows how it ended
+	inDoubt bool   // something was begun outside here before, and nobody knows how it ended
+	waits   string // what the step waited for: signal, sleep, child; "": nothing
+	waited  bool   // and its time is up
 	lastErr string // of the last failed attempt
 	// How often in a row Postgres has kept the step from its end, and how: see patience.
 	refused     int
@@ -32,6 +34,8 @@ type lane struct {
 	doubts      map[string]bool            // steps whose Do is in doubt
 	cause       Cause
 	deadline    time.Time // of the saga, by the database's clock; zero: none
+	isChild     bool      // the saga has a parent, which is told of its end
+	halt        *halt     // how others stop what it is doing
 
 	// Its budget: a lane that has gone on for long hands over, so that no saga starves the others.
 	begun time.Time
@@ -44,6 +48,9 @@ const (
 )
 
 func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
+
+// onward: what the lane is at can't be taken back, so that it goes on until it is known to be done.
+func (l *lane) onward() bool { return l.at.direction == Do && l.g.endless(l.at.node) }
 
 // name is that of the step; "" before the first.
 func (l *lane) name() string {
@@ -82,6 +89,7 @@ func (l *lane) move(t task) {
 	l.taken = true
 	l.at = t
 	l.attempt, l.crashes, l.inDoubt, l.lastErr, l.refused = 0, 0, false, "", 0
+	l.waits, l.waited = "", false
 	l.steps++
 }
 
@@ -89,7 +97,10 @@ func (l *lane) move(t task) {
 // TxStep, and the lane goes on from it with one step that depends on nothing else.
 func (l *lane) lightFooted() bool {
 	first := l.g.first()
-	if len(first) != 1 || l.opts.JobPerStep || !l.g.nodes[first[0].node].isTx() || l.g.queue(first[0]) != defaultQueue {
+	if len(first) != 1 || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
+		return false
+	}
+	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil {
 		return false
 	}
 	n := l.g.next(first[0].node)
@@ -112,21 +123,37 @@ func (g *graph) queue(t task) string {
 
 // lanes are new lanes as the SQL functions take them; all nil: none.
 type lanes struct {
-	steps, directions, queues []string
-	generations               []int32
+	steps, directions []string
+	queues            []*string
+	generations       []int32
 }
 
 func (ls *lanes) add(g *graph, t task) {
 	ls.steps = append(ls.steps, g.nodes[t.node].name)
 	ls.directions = append(ls.directions, string(t.direction))
 	ls.generations = append(ls.generations, int32(t.generation))
-	ls.queues = append(ls.queues, g.queue(t))
+	queue := g.queue(t)
+	if g.manual(t) {
+		ls.queues = append(ls.queues, nil) // nobody's but an operator's
+		return
+	}
+	ls.queues = append(ls.queues, &queue)
+}
+
+// wakes are the queues that have something new to do.
+func (ls *lanes) wakes() (queues []string) {
+	for _, q := range ls.queues {
+		if q != nil {
+			queues = append(queues, *q)
+		}
+	}
+	return queues
 }
 
 // divide chooses, of what is ready, the step that the lane goes on with, if any: the others leave as jobs.
 func (l *lane) divide(tasks []task) (here *task, others lanes) {
 	for i, t := range tasks {
-		if here == nil && l.mayGoOn(l.g.queue(t)) {
+		if here == nil && !l.g.manual(t) && l.mayGoOn(l.g.queue(t)) {
 			here = &tasks[i]
 			continue
 		}

@@ -15,9 +15,10 @@ import (
 // locked is a saga as read under its lock.
 type locked struct {
 	snapshot
-	cause Cause
-	rows  []stepRow
-	all   []lockedLane
+	cause   Cause
+	isChild bool
+	rows    []stepRow
+	all     []lockedLane
 }
 
 type lockedLane struct {
@@ -55,7 +56,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 	var cause []byte
 	err := tx.pipeline(ctx, func(b *pgx.Batch) {
 		b.Queue(sql.SagaLock, sagaID).QueryRow(func(row pgx.Row) error {
-			return row.Scan(nil, nil, &s.state, nil, &cause, nil, nil)
+			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild)
 		})
 		b.Queue(sql.StepList, sagaID).Query(func(rows pgx.Rows) (err error) {
 			s.rows, err = scanSteps(rows)
@@ -104,10 +105,12 @@ func (s *snapshot) apply(t task, rec *record) {
 	k := &s.steps[t.node]
 	switch {
 	case t.direction == Undo && t.generation == k.generation:
-		k.undone = true
+		k.undone, k.gaveUp = true, rec.outcome == "failed"
 	case t.direction == Undo:
 	case rec.outcome == "done":
 		*k = known{outcome: done, generation: t.generation}
+	case rec.outcome == "skipped":
+		*k = known{outcome: skipped, generation: t.generation}
 	case rec.inDoubt:
 		*k = known{outcome: inDoubt, generation: t.generation}
 	default:

@@ -50,10 +50,7 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 		return moved, nil
 	}
 	tx.close()
-	switch {
-	case errors.Is(err, errTurnedBack):
-		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
-	case errors.Is(err, errLost):
+	if errors.Is(err, errTurnedBack) || errors.Is(err, errLost) {
 		return false, err
 	}
 	if err = l.blame(tx, err, time.Since(begun)); transient(err) {

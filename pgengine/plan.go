@@ -12,13 +12,14 @@ const (
 // State is where a saga stands.
 type State string
 
-// The states of a saga. It moves only downwards in this list, but for two ways back up to compensating:
-// an operator's retry of a stuck saga, and a result that arrives after its undo.
+// The states of a saga. It moves only downwards in this list, but for: an operator's act on a stuck saga,
+// a pivot that came through after all, a result that arrives after its undo, and a child that is taken back by
+// its parent. The database refuses every other way.
 const (
 	Running      State = "running"      // going forward
 	Failing      State = "failing"      // it will turn back; steps that had begun are still ending
 	Compensating State = "compensating" // undoing
-	Stuck        State = "stuck"        // an undo has given up; an operator must act
+	Stuck        State = "stuck"        // nothing goes on before an operator acts: an undo has given up, or a step past the pivot
 	Completed    State = "completed"    // every step is done
 	Compensated  State = "compensated"  // every done step is undone
 )
@@ -34,13 +35,15 @@ const (
 	done                   // it happened
 	failed                 // it did not happen
 	inDoubt                // it failed, and may have happened
+	skipped                // it was not to happen
 )
 
 // known is what is known of a step: its latest generation.
 type known struct {
 	outcome    outcome
 	generation int  // of outcome; 0 while it is open
-	undone     bool // what this generation did has been undone, or proved not to have happened
+	undone     bool // what this generation did has been undone, or proved not to have happened, or given up
+	gaveUp     bool // its undo has failed, and the saga goes on regardless
 }
 
 // laneAt is somebody's claim.
@@ -51,7 +54,7 @@ type laneAt struct {
 	generation int
 	held       bool // a worker drives it; otherwise it waits
 	parked     bool // it waits for an operator
-	inDoubt    bool // a call was begun, and nobody knows how it ended
+	inDoubt    bool // something was begun outside, and nobody knows how it ended
 }
 
 // snapshot is a saga as it stands under its lock.
@@ -66,6 +69,7 @@ type decision struct {
 	state    State
 	begin    []task     // ready and unclaimed, in the order of the definition
 	dissolve []dissolve // waiting lanes that the saga has no use for any more
+	forgo    []task     // undos that are not to happen, since one that had to come before has given up
 }
 
 type task struct {
@@ -82,81 +86,145 @@ type dissolve struct {
 // plan decides what follows. It is the engine's whole knowledge of what a saga is, and touches nothing:
 // no clock, no database.
 //
-//	running       every step has arrived -> completed; a required one failed -> failing
-//	failing       lanes that wait are dissolved; once none is held -> compensating
+//	running       every step has arrived -> completed; a required one failed -> failing;
+//	              past the pivot, nothing left to do but what is parked -> stuck
+//	failing       lanes that wait are dissolved; once none is left -> compensating. A pivot in doubt stays
+//	              until it is known: done -> running again
 //	compensating  what has no standing dependent is undone; all undone -> compensated;
 //	              nothing left to do but what is parked -> stuck
+//	stuck         one of the three, by what is known
 func plan(g *graph, s snapshot) decision {
 	d := decision{state: s.state}
 	steps := append([]known(nil), s.steps...)
+	passed := g.pivot >= 0 && steps[g.pivot].outcome == done
+
+	switch {
+	case passed && !d.state.Ended():
+		d.state = Running
+	case d.state == Running && turned(g, steps):
+		d.state = Failing
+	case d.state == Stuck && pivotLane(g, s.lanes) >= 0:
+		d.state = Failing
+	case d.state == Stuck:
+		d.state = Compensating
+	}
 	lanes := s.lanes
-
-	if d.state == Running {
-		for i, n := range g.nodes {
-			if (steps[i].outcome == failed || steps[i].outcome == inDoubt) && !n.optional {
-				d.state = Failing
-			}
-		}
-	}
-	if d.state == Running {
-		arrived, claimed := 0, claims(g, lanes)
-		for i := range g.nodes {
-			if steps[i].outcome != open {
-				arrived++
-			} else if ready(g, steps, i) && !claimed[i] {
-				d.begin = append(d.begin, task{node: i, direction: Do, generation: 1})
-			}
-		}
-		if arrived == len(g.nodes) {
-			d.state = Completed
-		}
-		return d
-	}
-
 	if d.state == Failing {
-		var left []laneAt
-		for _, l := range lanes {
-			if l.held {
-				left = append(left, l)
-				continue
-			}
-			// A TxStep that waits has had no effect. An Activity may have, and if so it is undone as in doubt.
-			doubt := l.node >= 0 && l.inDoubt && !g.nodes[l.node].isTx()
-			if doubt {
-				steps[l.node] = known{outcome: inDoubt, generation: l.generation}
-			}
-			d.dissolve = append(d.dissolve, dissolve{lane: l.id, record: doubt})
+		lanes = dissolveWaiting(g, &d, steps, lanes)
+		if len(lanes) == 0 {
+			d.state = Compensating
 		}
-		if lanes = left; len(lanes) > 0 {
-			return d
-		}
-		d.state = Compensating
 	}
-
-	if d.state == Compensating || d.state == Stuck {
-		d.state = Compensating
-		standing, parked, claimed := false, 0, claims(g, lanes)
-		for i := range g.nodes {
-			if stands(g, steps, i) {
-				standing = true
-				if !claimed[i] && free(g, steps, claimed, i) {
-					d.begin = append(d.begin, task{node: i, direction: Undo, generation: steps[i].generation})
-				}
-			}
-		}
-		for _, l := range lanes {
-			if l.parked {
-				parked++
-			}
-		}
-		switch {
-		case !standing && len(lanes) == 0:
-			d.state = Compensated
-		case len(d.begin) == 0 && parked > 0 && parked == len(lanes):
-			d.state = Stuck
-		}
+	switch d.state {
+	case Running:
+		forward(g, &d, steps, lanes)
+	case Compensating:
+		backward(g, &d, steps, lanes)
+	}
+	if !d.state.Ended() && resting(g, d, lanes) {
+		d.state = Stuck
 	}
 	return d
+}
+
+// resting: all that is left waits for an operator.
+func resting(g *graph, d decision, lanes []laneAt) bool {
+	for _, l := range lanes {
+		if !l.parked {
+			return false
+		}
+	}
+	for _, t := range d.begin {
+		if !g.manual(t) {
+			return false
+		}
+	}
+	return len(lanes)+len(d.begin) > 0
+}
+
+// manual says whether t is an operator's to do.
+func (g *graph) manual(t task) bool { return t.direction == Undo && g.nodes[t.node].manualUndo }
+
+// turned: a required step has failed.
+func turned(g *graph, steps []known) bool {
+	for i, n := range g.nodes {
+		if (steps[i].outcome == failed || steps[i].outcome == inDoubt) && !n.optional {
+			return true
+		}
+	}
+	return false
+}
+
+// forward begins what is ready; if everything has arrived, the saga is completed.
+func forward(g *graph, d *decision, steps []known, lanes []laneAt) {
+	arrived, claimed := 0, claims(g, lanes)
+	for i := range g.nodes {
+		if steps[i].outcome != open {
+			arrived++
+		} else if ready(g, steps, i) && !claimed[i] {
+			d.begin = append(d.begin, task{node: i, direction: Do, generation: 1})
+		}
+	}
+	if arrived == len(g.nodes) {
+		d.state = Completed
+	}
+}
+
+// dissolveWaiting takes away the lanes that wait, since the saga turns back, and returns those that are
+// left: the held ones, and that of a pivot in doubt, of which it must be known whether it is done.
+func dissolveWaiting(g *graph, d *decision, steps []known, lanes []laneAt) (left []laneAt) {
+	for _, l := range lanes {
+		doubt := l.node >= 0 && l.inDoubt && g.nodes[l.node].outside()
+		if l.held || doubt && l.node == g.pivot {
+			left = append(left, l)
+			continue
+		}
+		// What works in Postgres alone has had no effect yet. Anything else may have, and is undone as in doubt.
+		if doubt {
+			steps[l.node] = known{outcome: inDoubt, generation: l.generation}
+		}
+		d.dissolve = append(d.dissolve, dissolve{lane: l.id, record: doubt})
+	}
+	return left
+}
+
+// backward undoes what nothing stands on any more; if nothing stands at all, the saga is compensated.
+func backward(g *graph, d *decision, steps []known, lanes []laneAt) {
+	claimed := claims(g, lanes)
+	for i, n := range g.nodes {
+		if !steps[i].gaveUp || n.undoFailure != UndoSkip {
+			continue
+		}
+		for j := range g.nodes { // what i came after is not taken away from under it
+			if g.descendants[j][i] && stands(g, steps, j) && !claimed[j] {
+				d.forgo = append(d.forgo, task{node: j, direction: Undo, generation: steps[j].generation})
+				steps[j].undone = true
+			}
+		}
+	}
+	standing := false
+	for i := range g.nodes {
+		if !stands(g, steps, i) {
+			continue
+		}
+		standing = true
+		if !claimed[i] && free(g, steps, claimed, i) {
+			d.begin = append(d.begin, task{node: i, direction: Undo, generation: steps[i].generation})
+		}
+	}
+	if !standing && len(lanes) == 0 {
+		d.state = Compensated
+	}
+}
+
+// pivotLane finds the lane that is on its way through the pivot; -1: there is none.
+func pivotLane(g *graph, lanes []laneAt) int {
+	for i, l := range lanes {
+		if l.node >= 0 && l.node == g.pivot && l.direction == Do {
+			return i
+		}
+	}
+	return -1
 }
 
 // ready: everything before i has arrived. A failed optional step has arrived too.

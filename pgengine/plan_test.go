@@ -14,17 +14,28 @@ import (
 )
 
 // graphOf draws a graph: "a b<a c<a,b" are three Activities with an Undo. A name may end in ? (Optional),
-// ! (no Undo) and * (TxStep).
+// ! (no Undo), * (TxStep), ^ (the pivot), ~ (undone by hand), + (an undo that fails is passed over) and
+// - (and what it came after is not undone either).
 func graphOf(drawing string) *graph {
 	var nodes []node
 	byName := map[string]node{}
 	for word := range strings.FieldsSeq(drawing) {
 		name, after, _ := strings.Cut(word, "<")
-		n := node{name: strings.TrimRight(name, "?!*"), optional: strings.Contains(name, "?")}
+		n := node{
+			kind: kindActivity, name: strings.TrimRight(name, "?!*^~+-"), optional: strings.Contains(name, "?"),
+			pivot: strings.Contains(name, "^"), manualUndo: strings.Contains(name, "~"),
+		}
+		if strings.Contains(name, "+") {
+			n.undoFailure = UndoContinue
+		}
+		if strings.Contains(name, "-") {
+			n.undoFailure = UndoSkip
+		}
 		if strings.Contains(name, "*") {
+			n.kind = kindTx
 			n.doTx = func(context.Context, pgx.Tx, *call) (json.RawMessage, error) { return nil, nil }
 		}
-		if !strings.Contains(name, "!") {
+		if !strings.ContainsAny(name, "!~^") {
 			n.undo = func(context.Context, *call, json.RawMessage) error { return nil }
 		}
 		for before := range strings.FieldsFuncSeq(after, func(r rune) bool { return r == ',' }) {
@@ -48,14 +59,16 @@ func snapshotOf(g *graph, state State, steps, lanes string) snapshot {
 		s.steps[g.index[name]] = map[string]known{
 			"done": {outcome: done, generation: 1}, "undone": {outcome: done, generation: 1, undone: true},
 			"doubt": {outcome: inDoubt, generation: 1}, "failed": {outcome: failed, generation: 1},
-			"again": {outcome: done, generation: 2},
+			"again": {outcome: done, generation: 2}, "skipped": {outcome: skipped, generation: 1},
+			"gaveup": {outcome: done, generation: 1, undone: true, gaveUp: true},
 		}[what]
 	}
 	for k, lane := range strings.FieldsFunc(lanes, func(r rune) bool { return r == ',' }) {
 		words := strings.Fields(lane)
 		l := laneAt{
 			id: int64(k), node: -1, direction: Direction(words[1]), generation: 1,
-			held: words[0] == "held", parked: words[0] == "parked", inDoubt: words[0] == "doubt",
+			held: words[0] == "held", parked: words[0] == "parked" || words[0] == "parked-doubt",
+			inDoubt: words[0] == "doubt" || words[0] == "parked-doubt",
 		}
 		if len(words) > 2 {
 			l.node = g.index[words[2]]
@@ -74,6 +87,9 @@ func (d decision) tell(g *graph) string {
 			part += fmt.Sprint(" ", t.generation)
 		}
 		parts = append(parts, part)
+	}
+	for _, t := range d.forgo {
+		parts = append(parts, "forgo "+g.nodes[t.node].name)
 	}
 	for _, x := range d.dissolve {
 		part := fmt.Sprint("dissolve ", x.lane)
@@ -144,7 +160,41 @@ func TestPlan(t *testing.T) {
 		{"what is beside it goes on", diamond, Compensating, "a:done b:done c:done", "parked undo b", "compensating, undo c"},
 		{"until it has ended", diamond, Compensating, "a:done b:done c:done", "parked undo b, held undo c", "compensating"},
 		{"then it is stuck", diamond, Compensating, "a:done b:done c:undone", "parked undo b", "stuck"},
-		{"set going again", diamond, Stuck, "a:done b:done c:undone", "waiting undo b", "compensating"},
+		{"a parked undo is set going again", diamond, Stuck, "a:done b:done c:undone", "waiting undo b", "compensating"},
+
+		// Steps that are skipped.
+		{"a skipped step has arrived", "a b<a c<b", Running, "a:done b:skipped", "", "running, do c"},
+		{"and is not undone", "a b<a c<b", Running, "a:done b:skipped c:failed", "", "compensating, undo a"},
+		{"the end, all skipped", "a", Running, "a:skipped", "", "completed"},
+
+		// Undos that fail, and go on.
+		{"passed over", "a b+<a", Compensating, "a:done b:gaveup", "", "compensating, undo a"},
+		{"what it came after stays", "a b-<a c<a d<c", Compensating, "a:done b:gaveup c:done d:failed", "", "compensating, undo c, forgo a"},
+		{"all that it came after", "a b<a c-<b", Compensating, "a:done b:done c:gaveup", "", "compensated, forgo a, forgo b"},
+		{"once", "a b<a c-<b", Compensating, "a:undone b:undone c:gaveup", "", "compensated"},
+
+		// Undos by hand.
+		{"an operator's", "a b~<a", Running, "a:done b:done", "", "completed"},
+		{"is asked for", "a b~<a c!<b", Running, "a:done b:done c:failed", "", "stuck, undo b"},
+		{"beside others", "a b~<a c<a", Compensating, "a:done b:done c:done", "", "compensating, undo b, undo c"},
+		{"and then confirmed", "a b~<a", Stuck, "a:done b:undone", "", "compensating, undo a"},
+
+		// The pivot.
+		{"before it all is undone", "a p^<a b!<p", Running, "a:done p:failed", "", "compensating, undo a"},
+		{"past it nothing is", "a p^<a b!<p", Running, "a:done p:done", "parked do b", "stuck"},
+		{"a cancel that lost", "a p^<a b!<p", Failing, "a:done p:done", "", "running, do b"},
+		{"at its end", "a p^<a", Failing, "a:done p:done", "", "completed"},
+		{"in doubt, a cancel waits", "a p^<a b!<p", Failing, "a:done", "doubt do p", "failing"},
+		{"not begun, it does not", "a p^<a b!<p", Failing, "a:done", "waiting do p", "compensating, undo a, dissolve 0"},
+		{"in doubt for good", "a p^<a b!<p", Running, "a:done", "parked-doubt do p", "stuck"},
+		{"in doubt for good, and cancelled", "a p^<a b!<p", Failing, "a:done", "parked-doubt do p", "stuck"},
+		{"set going again", "a p^<a b!<p", Stuck, "a:done", "doubt do p", "failing"},
+		{"and found", "a p^<a b!<p", Stuck, "a:done p:done", "", "running, do b"},
+		{"and not found", "a p^<a b!<p", Stuck, "a:done p:failed", "", "compensating, undo a"},
+		{"past it, what is beside it goes on", "a p^<a b!<p c!<p", Running, "a:done p:done", "parked do b", "running, do c"},
+		{"an operator let one go", "a p^<a b!<p c!<b", Stuck, "a:done p:done b:skipped", "", "running, do c"},
+		{"an optional step beside it", "a p^<a o?!<a", Running, "a:done p:done", "", "running, do o"},
+		{"its failure changes nothing", "a p^<a o?!<a", Running, "a:done p:done o:failed", "", "completed"},
 
 		// Late results.
 		{"a result after its undo", chain, Compensating, "a:undone b:again", "", "compensating, undo b 2"},

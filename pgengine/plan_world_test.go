@@ -91,8 +91,9 @@ func (s shape) before(i, j int) bool {
 func (s shape) graph() *graph {
 	nodes := make([]node, len(s.preds))
 	for i := range nodes {
-		n := node{name: fmt.Sprintf("s%d", i), optional: s.optional[i]}
+		n := node{kind: kindActivity, name: fmt.Sprintf("s%d", i), optional: s.optional[i]}
 		if s.tx[i] {
+			n.kind = kindTx
 			n.doTx = func(context.Context, pgx.Tx, *call) (json.RawMessage, error) { return nil, nil }
 		}
 		if s.undo[i] {

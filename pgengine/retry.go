@@ -9,7 +9,8 @@ import (
 
 // Retry says how often, and how fast, a step is tried. The zero value of each field is its default.
 type Retry struct {
-	// MaxAttempts counts the first one too. 0: five for Do; for Undo without end. 1: never again.
+	// MaxAttempts counts the first one too. 0: five for Do; without end for Undo, past a pivot, and for
+	// an Activity that is one. 1: never again.
 	MaxAttempts int
 	Initial     time.Duration // before the second attempt; 0: 200 ms
 	Max         time.Duration // no wait is longer; 0: 30 s
@@ -37,12 +38,17 @@ func (r Retry) retryable(err error) bool {
 	return again
 }
 
-// exhausted says whether the attempt that just failed was the last one.
-func (r Retry) exhausted(attempt int, d Direction) bool {
-	limit := r.MaxAttempts
-	if limit == 0 && d == Do {
-		limit = doAttempts
+// limit is how many attempts there are; 0: without end, which is the default if endless.
+func (r Retry) limit(endless bool) int {
+	if r.MaxAttempts == 0 && !endless {
+		return doAttempts
 	}
+	return r.MaxAttempts
+}
+
+// exhausted says whether the attempt that just failed was the last one.
+func (r Retry) exhausted(attempt int, endless bool) bool {
+	limit := r.limit(endless)
 	return limit > 0 && attempt >= limit
 }
 

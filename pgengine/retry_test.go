@@ -75,7 +75,7 @@ func TestExhausted(t *testing.T) {
 		{3, 3, Undo, true},
 		{3, 4, Do, true}, // the limit was lowered meanwhile
 	} {
-		if got := (Retry{MaxAttempts: test.max}).exhausted(test.attempt, test.direction); got != test.want {
+		if got := (Retry{MaxAttempts: test.max}).exhausted(test.attempt, test.direction == Undo); got != test.want {
 			t.Errorf("%s, attempt %d of %d: exhausted %v", test.direction, test.attempt, test.max, got)
 		}
 	}

@@ -119,9 +119,17 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 
 // advance performs the step that the lane is at and settles it. moved: the lane goes on, at its next step.
 func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
-	n := l.node()
-	if l.at.direction == Do && l.sagaAt != Running {
+	moved, err = e.perform(ctx, l)
+	if errors.Is(err, errTurnedBack) {
 		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
+	}
+	return moved, err
+}
+
+func (e *Engine) perform(ctx context.Context, l *lane) (moved bool, err error) {
+	n := l.node()
+	if l.at.direction == Do && l.sagaAt != Running && !(l.onward() && l.inDoubt) {
+		return false, errTurnedBack
 	}
 	if l.crashes >= e.maxCrashes {
 		return e.failed(ctx, l, failure{kind: "crash", err: Terminal(fmt.Errorf(
@@ -132,16 +140,54 @@ func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
 		l.refused = 0
 		return e.failed(ctx, l, failure{err: fmt.Errorf("the database kept it from its end again and again (%d): %s", refused, l.lastRefusal), begun: time.Now()})
 	}
-	switch {
-	case l.at.direction == Do && n.isTx():
-		return e.doTx(ctx, l)
-	case l.at.direction == Do:
-		return e.doActivity(ctx, l)
-	case n.isTx():
-		return e.undoTx(ctx, l)
-	default:
-		return e.undoActivity(ctx, l)
+	if l.at.direction == Undo {
+		switch n.kind {
+		case kindTx:
+			return e.undoTx(ctx, l)
+		case kindActivity:
+			return e.undoActivity(ctx, l)
+		default:
+			return e.undoChildren(ctx, l)
+		}
 	}
+	if n.when != nil && l.waits == "" {
+		if wanted, err := e.wanted(ctx, l); err != nil || !wanted {
+			return e.skip(ctx, l, err)
+		}
+	}
+	switch n.kind {
+	case kindTx:
+		return e.doTx(ctx, l)
+	case kindActivity:
+		return e.doActivity(ctx, l)
+	case kindAwait:
+		return e.doAwait(ctx, l)
+	case kindSleep:
+		return e.doSleep(ctx, l)
+	default:
+		return e.doChildren(ctx, l)
+	}
+}
+
+// wanted asks the step's When.
+func (e *Engine) wanted(ctx context.Context, l *lane) (wanted bool, err error) {
+	err = e.attempt(ctx, l, func(context.Context) (err error) {
+		wanted, err = l.node().when(l.call())
+		return err
+	})
+	return wanted, err
+}
+
+// skip records that a step is not to happen, or that its When has failed.
+func (e *Engine) skip(ctx context.Context, l *lane, err error) (bool, error) {
+	if err != nil {
+		return e.failed(ctx, l, failure{err: err, begun: time.Now()})
+	}
+	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
+		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+			return e.planned(ctx, tx, l, &record{outcome: "skipped"})
+		})
+	})
 }
 
 // handBack gives the lane to whoever is next, as this worker is being stopped. A call that was begun, and

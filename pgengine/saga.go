@@ -16,6 +16,12 @@ import (
 type Input interface{ SagaName() string }
 
 // Saga is a directed acyclic graph of steps over one input. [New] checks it.
+//
+// One step may be the saga's Pivot. Until it is done, a failure turns the saga back, and all that is done is
+// undone. Once it is done the saga only goes forward: what came before is not undone any more, and what
+// comes after is retried (by default without end), recovered by its Recover, or left to an operator. So that
+// this holds, every required step comes before the pivot or after it, and nothing at or after it
+// has an Undo.
 type Saga[I Input] struct {
 	// Version is part of the saga's identity: sagas go on with the version they started with. 1 or more.
 	Version int
@@ -23,7 +29,9 @@ type Saga[I Input] struct {
 	Output Step[I]
 	// Timeout of the whole saga, from its start; when it has passed, a saga that runs turns back. 0: none.
 	Timeout time.Duration
-	Steps   []Step[I]
+	// OnFailure is what becomes of steps in other branches when it turns back. The default is [WaitAll].
+	OnFailure Strategy
+	Steps     []Step[I]
 }
 
 // Definition is a [Saga] of any input.
@@ -64,12 +72,15 @@ func (s Saga[I]) definition() (*graph, []error) {
 			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "is the Output but not among Steps"})
 		case !g.nodes[listed].same(out):
 			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "as the Output is not the step of that name among Steps"})
-		case out.optional:
-			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "is the Output and yet Optional: it may have no result"})
+		case out.mayLack():
+			problems = append(problems, &DefinitionError{Saga: name, Step: out.name, Problem: "is the Output, and may have no result: it is Optional, or has a When or a Recover"})
 		}
 		g.output = out.name
 	}
-	g.timeout = s.Timeout
+	if s.OnFailure.grace < 0 {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: "the grace of its OnFailure is negative"})
+	}
+	g.timeout, g.strategy = s.Timeout, s.OnFailure
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
 		return json.Unmarshal(raw, &in)

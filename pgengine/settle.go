@@ -15,10 +15,11 @@ import (
 
 // record is the outcome of the step that a lane is at, to be written with the lane's next claim.
 type record struct {
-	outcome string // done, failed, nothing
+	outcome string // done, failed, nothing, skipped
 	result  json.RawMessage
 	inDoubt bool
 	err     string
+	note    string // of an operator, or a Recover
 	took    time.Duration
 }
 
@@ -39,11 +40,13 @@ type settlement struct {
 	attempt int
 	token   *int64
 	laneID  *int64
+	isChild bool
+	parked  error // why the lane was left to an operator; nil: it was not
 }
 
 func (l *lane) settlement(from ...State) settlement {
 	s := settlement{sagaID: l.sagaID, lane: l, at: l.at, g: l.g, worker: l.opts.Worker, attempt: l.attempt + 1, token: &l.token, laneID: &l.id}
-	s.step = l.name()
+	s.step, s.isChild = l.name(), l.isChild
 	for _, f := range from {
 		s.from = append(s.from, string(f))
 	}
@@ -51,7 +54,7 @@ func (l *lane) settlement(from ...State) settlement {
 }
 
 func (s *settlement) args() []any {
-	var outcome, result, failure, nextStep, nextDirection, state, cause *string
+	var outcome, result, failure, note, nextStep, nextDirection, state, cause *string
 	var doubt bool
 	var took float64
 	var nextGeneration *int
@@ -61,7 +64,7 @@ func (s *settlement) args() []any {
 			text := string(s.rec.result)
 			result = &text
 		}
-		failure = optional(s.rec.err)
+		failure, note = optional(s.rec.err), optional(s.rec.note)
 	}
 	if s.here != nil {
 		name, direction := s.g.nodes[s.here.node].name, string(s.here.direction)
@@ -77,7 +80,7 @@ func (s *settlement) args() []any {
 	}
 	return []any{
 		s.sagaID, s.from, s.laneID, s.token, optional(s.worker), s.step, string(s.at.direction), s.at.generation,
-		outcome, doubt, s.attempt, result, failure, took,
+		outcome, doubt, s.attempt, result, failure, note, took,
 		nextStep, nextDirection, nextGeneration, state, cause,
 		s.others.steps, s.others.directions, s.others.generations, s.others.queues,
 	}
@@ -85,10 +88,14 @@ func (s *settlement) args() []any {
 
 // settled does what is due once a settlement has committed.
 func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
-	e.wake(append(wakes, s.others.queues...)...)
+	e.wake(append(wakes, s.others.wakes()...)...)
 	if s.state.Ended() {
 		e.ends.tell(s.sagaID, nil)
+		if s.isChild {
+			e.wake(ControlQueue) // its parent is told by a command
+		}
 	}
+	e.halted(s)
 	if s.here != nil {
 		s.lane.move(*s.here)
 		return true
@@ -126,7 +133,7 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 // straight is the settlement of a step that is done, if it depends on nothing but the definition.
 func (l *lane) straight(rec *record) (settlement, bool) {
 	n := l.g.next(l.at.node)
-	if !n.known {
+	if !n.known || l.waits != "" { // a wait has more to write down
 		return settlement{}, false
 	}
 	s := l.settlement(Running)
@@ -143,7 +150,7 @@ const notNull = "23502"
 
 // queue adds the cheapest statements for a straight settlement to b, and returns the first: the fences.
 func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
-	if s.others.steps != nil || s.here == nil && s.state == "" {
+	if s.others.steps != nil || s.here == nil && s.state == "" || s.isChild && s.state.Ended() {
 		return b.Queue(sql.Settle, s.args()...)
 	}
 	fence := sql.SettleNext
@@ -250,19 +257,27 @@ func (e *Engine) inTx(ctx context.Context, l *lane, f func(context.Context, *ste
 	return f(ctx, tx)
 }
 
-// turnBack ends a lane at a step that must not go on, since its saga turns back. A TxStep has had no
-// effect; an Activity in doubt is recorded as such, and undone as such.
+// turnBack ends a lane at a step that must not go on, since its saga turns back. What works in Postgres alone
+// has had no effect; anything else in doubt is recorded as such, and undone as such.
 func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {
-	var rec *record
-	if !l.node().isTx() && l.inDoubt && l.at.direction == Do {
-		rec = &record{outcome: "failed", inDoubt: true, err: l.lastErr}
-		if rec.err == "" {
-			rec.err = "the call was cut off"
+	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+		return e.planned(ctx, tx, l, l.doubtful())
+	})
+}
+
+// doubtful is the outcome of a step that its saga does not wait for; nil: it has none.
+func (l *lane) doubtful() *record {
+	if !l.node().outside() || !l.inDoubt || l.at.direction != Do {
+		return nil
+	}
+	rec := &record{outcome: "failed", inDoubt: true, err: l.lastErr}
+	if rec.err == "" {
+		rec.err = "the call was cut off"
+		if l.node().hasChildren() {
+			rec.err = "its children had not ended"
 		}
 	}
-	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-		return e.planned(ctx, tx, l, rec)
-	})
+	return rec
 }
 
 // planned ends the step of lane l in tx by what plan says, and commits it.
@@ -271,10 +286,15 @@ func (e *Engine) planned(ctx context.Context, tx *stepTx, l *lane, rec *record) 
 	if err != nil {
 		return false, err
 	}
+	return e.decideStep(ctx, tx, l, snap, rec)
+}
+
+// decideStep ends the step of lane l by what was read under the lock. rec nil: it has no outcome.
+func (e *Engine) decideStep(ctx context.Context, tx *stepTx, l *lane, snap *locked, rec *record) (bool, error) {
 	if !snap.removeLane(l) {
 		return false, errLost
 	}
-	if rec != nil && rec.outcome == "done" && l.at.direction == Do && l.node().isTx() && snap.state != Running {
+	if rec != nil && rec.outcome == "done" && l.at.direction == Do && !l.node().outside() && snap.state != Running {
 		return false, errTurnedBack
 	}
 	l.learn(snap.rows)
@@ -283,7 +303,7 @@ func (e *Engine) planned(ctx context.Context, tx *stepTx, l *lane, rec *record) 
 	if rec != nil {
 		snap.apply(l.at, rec)
 		l.remember(rec)
-		if rec.outcome == "failed" && !l.node().optional && snap.state == Running {
+		if rec.outcome == "failed" && l.at.direction == Do && !l.node().optional && snap.state == Running {
 			s.cause = &Cause{Kind: CauseStep, Step: l.name(), Error: rec.err, At: time.Now().UTC()}
 		}
 	}
@@ -299,6 +319,9 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 	if s.cause != nil {
 		snap.cause = *s.cause
 	}
+	if d.state == Running {
+		snap.cause = Cause{}
+	}
 	if s.lane != nil {
 		s.here, s.others = s.lane.divide(d.begin)
 	} else {
@@ -306,10 +329,23 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 			s.others.add(s.g, t)
 		}
 	}
+	if s.cause == nil && d.state == Stuck && snap.cause.Kind == "" { // stuck on its way forward
+		s.cause = &Cause{Kind: CauseStep, At: time.Now().UTC()}
+		if s.parked != nil {
+			s.cause.Step, s.cause.Error = s.step, describe(s.parked)
+		}
+	}
 	failpoint.Hit("settle.before")
 	err := tx.commit(ctx, func(b *pgx.Batch) {
 		for _, x := range d.dissolve {
 			b.Queue(sql.LaneDissolve, s.sagaID, x.lane, x.record)
+		}
+		for _, t := range d.forgo {
+			f := settlement{
+				sagaID: s.sagaID, g: s.g, from: s.from, at: t, step: s.g.nodes[t.node].name,
+				rec: &record{outcome: "skipped", note: "the undo of a step that came after it has given up"},
+			}
+			b.Queue(sql.Settle, f.args()...)
 		}
 		b.Queue(sql.Settle, s.args()...)
 	})

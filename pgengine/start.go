@@ -130,7 +130,7 @@ func optional(s string) *string {
 func named(err error) error {
 	sentinel := map[string]error{
 		sql.StateNoSaga: ErrNotFound, sql.StateUnknownSaga: ErrUnknownSaga,
-		sql.StateOtherInput: ErrOtherInput, sql.StateInputTooLong: ErrTooLarge,
+		sql.StateOtherInput: ErrOtherInput, sql.StateInputTooLong: ErrTooLarge, sql.StateNoSignal: ErrNoSignal,
 	}[sql.State(err)]
 	if sentinel == nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// Status is a saga as it stands. Get fills all of it, Wait leaves Steps and Attempts out, and List Input and
-// Output as well.
+// Status is a saga as it stands. Get fills all of it; Wait gives the head alone, without what steps, children
+// and signals did, and List leaves Input and Output out as well.
 type Status struct {
 	ID        string          `json:"id"`
 	Name      string          `json:"name"`
@@ -31,6 +31,26 @@ type Status struct {
 	Output    json.RawMessage `json:"output,omitempty"` // of a completed saga that has an Output
 	Steps     []StepStatus    `json:"steps,omitempty"`  // those that have begun, by the time they ended
 	Attempts  []Attempt       `json:"attempts,omitempty"`
+	Children  []ChildStatus   `json:"children,omitempty"`
+	Signals   []SignalStatus  `json:"signals,omitempty"`
+}
+
+// ChildStatus is a saga that a step has started, or will.
+type ChildStatus struct {
+	Step  string `json:"step"`
+	Item  int    `json:"item"`
+	ID    string `json:"id,omitempty"` // "": not started yet
+	Name  string `json:"name"`
+	State State  `json:"state"` // waiting: not started yet
+}
+
+// SignalStatus is a signal that has reached a saga.
+type SignalStatus struct {
+	Name    string          `json:"name"`
+	Key     string          `json:"key,omitempty"`
+	Payload json.RawMessage `json:"payload"`
+	SentAt  time.Time       `json:"sent_at"`
+	Step    string          `json:"step,omitempty"` // that took it; "": none yet
 }
 
 // StepStatus is one direction of one step.
@@ -38,12 +58,15 @@ type StepStatus struct {
 	Step       string          `json:"step"`
 	Direction  Direction       `json:"direction"`
 	Generation int             `json:"generation"` // above 1: a result came after the undo
-	State      string          `json:"state"`      // done, failed, nothing (no effect to undo), running, waiting, stuck
+	// State: done, failed, skipped, nothing (no effect to undo); running, waiting (for its next attempt), awaiting
+	// (a signal), sleeping, child (waiting for children), stuck (an operator must act).
+	State      string          `json:"state"`
 	InDoubt    bool            `json:"in_doubt,omitempty"`
 	Attempt    int             `json:"attempt"` // the one that ended it; of a claim, how many have failed
 	Worker     string          `json:"worker,omitempty"`
 	Result     json.RawMessage `json:"result,omitempty"`
 	Error      string          `json:"error,omitempty"`
+	Note       string          `json:"note,omitempty"` // of an operator, or a Recover, who decided it
 	StartedAt  *time.Time      `json:"started_at,omitempty"`
 	EndedAt    *time.Time      `json:"ended_at,omitempty"`
 	NextAt     *time.Time      `json:"next_at,omitempty"` // of a step that waits for its next attempt
@@ -82,7 +105,7 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		s.Steps, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
 			var t StepStatus
 			var result []byte
-			err := row.Scan(&t.Step, &t.Direction, &t.Generation, &t.State, &t.InDoubt, &t.Attempt, &t.Worker, &result, &t.Error,
+			err := row.Scan(&t.Step, &t.Direction, &t.Generation, &t.State, &t.InDoubt, &t.Attempt, &t.Worker, &result, &t.Error, &t.Note,
 				&t.StartedAt, &t.EndedAt, &t.NextAt)
 			t.Result = result
 			return t, err
@@ -94,7 +117,25 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		if err != nil {
 			return err
 		}
-		s.Attempts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Attempt])
+		if s.Attempts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Attempt]); err != nil {
+			return err
+		}
+		if rows, err = tx.Query(ctx, sql.ChildList, id); err != nil {
+			return err
+		}
+		if s.Children, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ChildStatus]); err != nil {
+			return err
+		}
+		if rows, err = tx.Query(ctx, sql.SignalList, id); err != nil {
+			return err
+		}
+		s.Signals, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (SignalStatus, error) {
+			var g SignalStatus
+			var payload []byte
+			err := row.Scan(&g.Name, &g.Key, &payload, &g.SentAt, &g.Step)
+			g.Payload = payload
+			return g, err
+		})
 		return err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Step is a [TxStep] or an [Activity]. Steps are plain values: a step is named in After by itself, and a
-// unit test calls its Do.
+// Step is a [TxStep], an [Activity], an [Await], a [Sleep], a [Child] or an [Each]. Steps are plain values: a
+// step is named in After by itself, and a unit test calls its Do.
 type Step[I Input] interface {
 	node() node
 	input() I // ties the step to its input, so that Steps infers it and a foreign step does not compile
@@ -30,12 +29,21 @@ type TxStep[I Input, R any] struct {
 	// UndoRetry is for Undo. When its MaxAttempts are used up, or Undo returns a [Terminal] error, the
 	// saga is stuck until somebody acts. The default tries without end.
 	UndoRetry Retry
-	Timeout   time.Duration // of one attempt of Do or Undo; 0: 30 s; below 0: none
-	Queue     string        // the workers' queue it runs in; "": the default one
-	Optional  bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
+	// OnUndoFailure is what happens instead, if not that.
+	OnUndoFailure UndoFailure
+	Timeout       time.Duration // of one attempt of Do or Undo; 0: 30 s; below 0: none
+	Queue         string        // the workers' queue it runs in; "": the default one
+	Optional      bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
+	Pivot         bool          // from here forward only; see [Saga]
 
+	// When says whether the step is done at all. nil: it is. It decides by the input and by what came before,
+	// and does nothing; use [TxStep.Maybe] for the result of such a step.
+	When func(c Call[I]) bool
 	Do   func(ctx context.Context, tx pgx.Tx, c Call[I]) (R, error)
 	Undo func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error // nil: there is nothing to undo
+	// Recover says what to do when the step has failed for good past the pivot, where nothing is undone. It
+	// runs in the transaction that records what it decides. nil: an operator is asked.
+	Recover func(ctx context.Context, tx pgx.Tx, c Call[I], cause error) (Recovery[R], error)
 }
 
 // Activity talks to the world outside Postgres, and holds no connection meanwhile. Do and Undo are called
@@ -47,14 +55,21 @@ type TxStep[I Input, R any] struct {
 // the same key to learn its result. If that fails too, Undo runs with [Call.InDoubt] true and a zero result,
 // and must work by [Call.DoKey].
 type Activity[I Input, R any] struct {
-	Name      string
-	After     []Step[I]
-	Retry     Retry
-	UndoRetry Retry
-	Timeout   time.Duration // of one attempt of Do, Lookup or Undo; 0: 1 min; below 0: none
-	Queue     string
-	Optional  bool
+	Name          string
+	After         []Step[I]
+	Retry         Retry
+	UndoRetry     Retry
+	OnUndoFailure UndoFailure
+	Timeout       time.Duration // of one attempt of Do, Lookup or Undo; 0: 1 min; below 0: none
+	Queue         string
+	Optional      bool
+	// Pivot: from here forward only. One whose outcome is unknown is looked up, or repeated with its key until
+	// it is known; nothing is undone before that, and a cancel waits for it.
+	Pivot bool
+	// ManualUndo: an operator undoes it by hand, and confirms that with [Engine.Resolve]. Not with an Undo.
+	ManualUndo bool
 
+	When   func(c Call[I]) bool // as in [TxStep]
 	Do     func(ctx context.Context, c Call[I]) (R, error)
 	Commit func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error // local rows and messages that go with the result
 	// Lookup asks the other side whether the effect with this key happened. Not found is recorded, and
@@ -62,64 +77,14 @@ type Activity[I Input, R any] struct {
 	Lookup     func(ctx context.Context, c Call[I]) (r R, found bool, err error)
 	Undo       func(ctx context.Context, c Call[I], r R) error
 	UndoCommit func(ctx context.Context, tx pgx.Tx, c Call[I], r R) error
+	// Recover is as in [TxStep], outside any transaction.
+	Recover func(ctx context.Context, c Call[I], cause error) (Recovery[R], error)
 }
 
 const (
 	defaultTxTimeout       = 30 * time.Second
 	defaultActivityTimeout = time.Minute
 )
-
-// node is a step without its types: what the engine runs.
-type node struct {
-	name             string
-	after            []node
-	retry, undoRetry Retry
-	timeout          time.Duration // of one attempt; 0: none
-	queue            string
-	optional         bool
-	result           reflect.Type
-	funcs            []bool // which of the user's functions there are
-	problems         []string
-
-	// Of a TxStep:
-	doTx   func(context.Context, pgx.Tx, *call) (json.RawMessage, error)
-	undoTx func(context.Context, pgx.Tx, *call, json.RawMessage) error
-	// Of an Activity:
-	do         func(context.Context, *call) (json.RawMessage, error)
-	commit     func(context.Context, pgx.Tx, *call, json.RawMessage) error
-	lookup     func(context.Context, *call) (json.RawMessage, bool, error)
-	undo       func(context.Context, *call, json.RawMessage) error
-	undoCommit func(context.Context, pgx.Tx, *call, json.RawMessage) error
-}
-
-func (n node) isTx() bool     { return n.doTx != nil }
-func (n node) undoable() bool { return n.undoTx != nil || n.undo != nil }
-
-// same says whether n and o are copies of one step.
-func (n node) same(o node) bool {
-	names := func(ns []node) []string {
-		var s []string
-		for _, n := range ns {
-			s = append(s, n.name)
-		}
-		slices.Sort(s)
-		return s
-	}
-	retry := func(r Retry) Retry { r.If = nil; return r }
-	return n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue && n.optional == o.optional &&
-		slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&
-		reflect.DeepEqual(retry(n.retry), retry(o.retry)) && reflect.DeepEqual(retry(n.undoRetry), retry(o.undoRetry))
-}
-
-func afterNodes[I Input](steps []Step[I]) (nodes []node, problem string) {
-	for _, s := range steps {
-		if s == nil {
-			return nodes, "After holds a nil"
-		}
-		nodes = append(nodes, s.node())
-	}
-	return nodes, ""
-}
 
 func attemptLimit(set, byDefault time.Duration) time.Duration {
 	switch {
@@ -136,13 +101,15 @@ func (Activity[I, R]) input() (in I) { return in }
 
 func (s TxStep[I, R]) node() node {
 	n := node{
-		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultTxTimeout),
-		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
-		funcs: given(s.Do, s.Undo, s.Retry.If, s.UndoRetry.If),
+		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure,
+		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		result: reflect.TypeFor[R](),
+		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If),
 	}
-	var problem string
-	if n.after, problem = afterNodes(s.After); problem != "" {
-		n.problems = append(n.problems, problem)
+	comesAfter(&n, s.After)
+	n.when = whenOf(s.When)
+	if s.Do == nil {
+		n.wrong("has no Do")
 	}
 	n.doTx = func(ctx context.Context, tx pgx.Tx, c *call) (json.RawMessage, error) {
 		typed, err := typedCall[I](c)
@@ -152,12 +119,14 @@ func (s TxStep[I, R]) node() node {
 		r, err := s.Do(ctx, tx, typed)
 		return encodeResult(c, r, err)
 	}
-	if s.Do == nil {
-		n.problems = append(n.problems, "has no Do")
-	}
 	if s.Undo != nil {
 		n.undoTx = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
 			return withResult(c, raw, func(c Call[I], r R) error { return s.Undo(ctx, tx, c, r) })
+		}
+	}
+	if s.Recover != nil {
+		n.rescue = func(ctx context.Context, tx pgx.Tx, c *call, cause error) (recovery, error) {
+			return recovered(c, func(c Call[I]) (Recovery[R], error) { return s.Recover(ctx, tx, c, cause) })
 		}
 	}
 	return n
@@ -165,22 +134,24 @@ func (s TxStep[I, R]) node() node {
 
 func (s Activity[I, R]) node() node {
 	n := node{
-		name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, timeout: attemptLimit(s.Timeout, defaultActivityTimeout),
-		queue: s.Queue, optional: s.Optional, result: reflect.TypeFor[R](),
-		funcs: given(s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Retry.If, s.UndoRetry.If),
+		kind: kindActivity, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
+		timeout: attemptLimit(s.Timeout, defaultActivityTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		result: reflect.TypeFor[R](),
+		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If),
 	}
-	var problem string
-	if n.after, problem = afterNodes(s.After); problem != "" {
-		n.problems = append(n.problems, problem)
-	}
+	comesAfter(&n, s.After)
+	n.when = whenOf(s.When)
 	if s.Do == nil {
-		n.problems = append(n.problems, "has no Do")
+		n.wrong("has no Do")
+	}
+	if s.Undo != nil && s.ManualUndo {
+		n.wrong("has an Undo and a ManualUndo: it is either")
 	}
 	if s.Undo == nil && s.UndoCommit != nil {
-		n.problems = append(n.problems, "has an UndoCommit without an Undo")
+		n.wrong("has an UndoCommit without an Undo")
 	}
-	if s.Undo == nil && s.Lookup != nil {
-		n.problems = append(n.problems, "has a Lookup without an Undo: what is found could not be undone")
+	if s.Undo == nil && s.Lookup != nil && !s.Pivot && !s.ManualUndo {
+		n.wrong("has a Lookup without an Undo: what is found could not be undone")
 	}
 	n.do = func(ctx context.Context, c *call) (json.RawMessage, error) {
 		typed, err := typedCall[I](c)
@@ -217,6 +188,11 @@ func (s Activity[I, R]) node() node {
 	if s.UndoCommit != nil {
 		n.undoCommit = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
 			return withResult(c, raw, func(c Call[I], r R) error { return s.UndoCommit(ctx, tx, c, r) })
+		}
+	}
+	if s.Recover != nil {
+		n.rescue = func(ctx context.Context, _ pgx.Tx, c *call, cause error) (recovery, error) {
+			return recovered(c, func(c Call[I]) (Recovery[R], error) { return s.Recover(ctx, c, cause) })
 		}
 	}
 	return n

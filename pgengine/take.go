@@ -36,7 +36,7 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 	var left *float64
 	b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
 	b.Queue(sql.SagaLock, l.sagaID).QueryRow(func(row pgx.Row) error {
-		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, nil)
+		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild)
 	})
 	b.Queue(claim, args...).QueryRow(func(row pgx.Row) error { return l.scan(row) })
 	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
@@ -62,7 +62,7 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 func (e *Engine) peek(ctx context.Context, l *lane) error {
 	var input []byte
 	var left *float64
-	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left)
+	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left, &l.isChild)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
@@ -85,14 +85,14 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	var input []byte
 	var left *float64
 	err := e.pool.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
-		others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left)
+		others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
 	if err != nil {
 		return answered(err)
 	}
-	e.wake(others.queues...)
+	e.wake(others.wakes()...)
 	if here == nil {
 		return errLost // every first step has a queue of its own
 	}
@@ -111,7 +111,8 @@ func (l *lane) setDeadline(left *float64) {
 // scan reads the lane's own row.
 func (l *lane) scan(row pgx.Row) error {
 	var step string
-	if err := row.Scan(&step, &l.at.direction, &l.at.generation, &l.queue, &l.attempt, &l.crashes, &l.inDoubt, &l.lastErr); err != nil {
+	if err := row.Scan(&step, &l.at.direction, &l.at.generation, &l.queue, &l.attempt, &l.crashes, &l.inDoubt, &l.lastErr,
+		&l.waits, &l.waited); err != nil {
 		return err
 	}
 	i, ok := l.g.index[step]
@@ -142,16 +143,4 @@ func (l *lane) learn(outcomes []stepRow) {
 			l.results[r.step] = r.result
 		}
 	}
-}
-
-func (e *Engine) hold(l *lane) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.held[l.token] = l.id
-}
-
-func (e *Engine) letGo(l *lane) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.held, l.token)
 }

@@ -33,7 +33,7 @@ func (s settling) settle(t testing.TB, db sql.Querier) error {
 		direction, generation = new("do"), new(1)
 	}
 	_, err := db.Exec(t.Context(), sql.Settle, s.saga, []string{s.from}, s.lane, s.token, "w", s.step, "do", 1,
-		"done", false, s.attempt, s.resultJSON, nil, 1.5, nextOr(s.nextStep), direction, generation, s.state, nil, nil, nil, nil, nil)
+		"done", false, s.attempt, s.resultJSON, nil, nil, 1.5, nextOr(s.nextStep), direction, generation, s.state, nil, nil, nil, nil, nil)
 	return err
 }
 

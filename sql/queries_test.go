@@ -87,9 +87,9 @@ func TestEveryStatementPrepares(t *testing.T) {
 // world is one saga in each state, as the engine leaves them: no check has anything to say. Step a comes
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
-TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command;
+TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal;
 INSERT INTO pgsagaz.definition (name, version, registered_at, graph) VALUES ('order', 1, now() - interval '1 hour', '{"steps": [
-	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true}, {"name": "c", "after": ["b"], "optional": true, "kind": "tx"}]}');
+	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true, "signal": "go"}, {"name": "c", "after": ["b"], "optional": true, "kind": "tx"}]}');
 INSERT INTO pgsagaz.saga (id, name, version, state, input, cause, ended_at) VALUES
 	('00000000-0000-7000-8000-000000000001', 'order', 1, 'running', '{}', NULL, NULL),
 	('00000000-0000-7000-8000-000000000002', 'order', 1, 'completed', '{}', NULL, now()),
@@ -117,11 +117,37 @@ func TestChecks(t *testing.T) {
 		plant            string
 		also             []string // rules that the same row breaks
 	}{
+		{
+			rule: "child_half_started", saga: "1", step: "b",
+			plant: `INSERT INTO pgsagaz.child (parent_id, step, item, name, input, state) VALUES ($1, 'b', 0, 'order', '{}', 'running')`,
+		},
+		{
+			rule: "child_half_started", saga: "1", step: "b",
+			plant: `INSERT INTO pgsagaz.child (parent_id, step, item, name, input, saga_id, state) VALUES ($1, 'b', 0, 'order', '{}', '00000000-0000-7000-8000-000000000002', 'running')`,
+		},
+		{
+			rule: "pivot_taken_back", saga: "3", step: "a", also: []string{"compensated_incomplete"},
+			plant: `UPDATE pgsagaz.definition SET graph = jsonb_set(graph, '{steps,0,pivot}', 'true') WHERE $1::uuid IS NOT NULL`,
+		},
+		{
+			rule: "signal_taken_twice", saga: "2", step: "b",
+			plant: `INSERT INTO pgsagaz.signal (saga_id, name, payload, sent_at, step) VALUES ($1, 'go', '1', now(), 'b'), ($1, 'go', '2', now(), 'b')`,
+		},
+		{rule: "signal_taken_twice", saga: "2", step: "a", plant: `INSERT INTO pgsagaz.signal (saga_id, name, payload, sent_at, step) VALUES ($1, 'go', '1', now(), 'a')`},
+		{
+			rule: "wait_for_nothing", saga: "1", step: "b",
+			plant: `UPDATE pgsagaz.lane SET worker = NULL, token = NULL, waits = 'child', run_at = 'infinity' WHERE saga_id = $1`,
+		},
+		{
+			rule: "wait_for_nothing", saga: "1", step: "b",
+			plant: `WITH s AS (INSERT INTO pgsagaz.signal (saga_id, name, payload, sent_at) VALUES ($1, 'go', '1', now()))
+			        UPDATE pgsagaz.lane SET worker = NULL, token = NULL, waits = 'signal', run_at = 'infinity' WHERE saga_id = $1`,
+		},
 		{rule: "claim_of_an_ended_step", saga: "1", step: "a", plant: `UPDATE pgsagaz.lane SET step = 'a' WHERE saga_id = $1`},
 		{rule: "compensated_incomplete", saga: "3", step: "a", plant: `DELETE FROM pgsagaz.step WHERE saga_id = $1 AND step = 'a' AND direction = 'undo'`},
 		{
 			rule: "compensated_incomplete", saga: "3", step: "b", // a result that came after its undo
-			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, direction, 2, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, direction, 2, outcome, in_doubt, attempt, token, worker, result, error, note, started_at, ended_at
 			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b' AND direction = 'do'`,
 		},
 		{
@@ -133,13 +159,13 @@ func TestChecks(t *testing.T) {
 		{rule: "completed_incomplete", saga: "2", step: "c", plant: `DELETE FROM pgsagaz.step WHERE saga_id = $1 AND step = 'c'`},
 		{
 			rule: "completed_incomplete", saga: "2", step: "b",
-			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, 'undo', 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, step, 'undo', 1, outcome, in_doubt, attempt, token, worker, result, error, note, started_at, ended_at
 			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b'`,
 		},
 		{rule: "done_before_predecessor", saga: "2", step: "b", plant: `UPDATE pgsagaz.step SET ended_at = ended_at - interval '1 minute' WHERE saga_id = $1 AND step = 'b'`},
 		{
 			rule: "done_before_predecessor", saga: "1", step: "c",
-			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, note, started_at, ended_at
 			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'a'`,
 		},
 		{rule: "ended_with_lane", saga: "2", step: "z", plant: `INSERT INTO pgsagaz.lane (saga_id, step, queue) VALUES ($1, 'z', 'default')`},
@@ -159,7 +185,7 @@ func TestChecks(t *testing.T) {
 		{rule: "undone_before_dependent", saga: "3", step: "a", plant: `UPDATE pgsagaz.step SET ended_at = ended_at - interval '3 seconds' WHERE saga_id = $1 AND step = 'a' AND direction = 'undo'`},
 		{
 			rule: "undone_without_done", saga: "3", step: "c",
-			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, started_at, ended_at
+			plant: `INSERT INTO pgsagaz.step SELECT saga_id, 'c', direction, 1, outcome, in_doubt, attempt, token, worker, result, error, note, started_at, ended_at
 			        FROM pgsagaz.step WHERE saga_id = $1 AND step = 'b' AND direction = 'undo'`,
 		},
 	}

@@ -17,6 +17,14 @@ var (
 	CommandTake string
 	//go:embed queries/command_unpark.sql
 	CommandUnpark string
+	//go:embed queries/signal.sql
+	Signal string
+	//go:embed queries/saga_by_key.sql
+	SagaByKey string
+	//go:embed queries/signal_keep.sql
+	SignalKeep string
+	//go:embed queries/signal_take.sql
+	SignalTake string
 
 	//go:embed queries/tx_idle_limit.sql
 	TxIdleLimit string
@@ -34,6 +42,14 @@ var (
 	LaneDissolve string
 	//go:embed queries/lane_hand_back.sql
 	LaneHandBack string
+	//go:embed queries/lane_wait.sql
+	LaneWait string
+	//go:embed queries/lane_resume.sql
+	LaneResume string
+	//go:embed queries/lane_resolve.sql
+	LaneResolve string
+	//go:embed queries/lane_parked.sql
+	LaneParked string
 	//go:embed queries/saga_lock.sql
 	SagaLock string
 	//go:embed queries/saga_get.sql
@@ -48,6 +64,24 @@ var (
 	StepDetail string
 	//go:embed queries/attempt_list.sql
 	AttemptList string
+	//go:embed queries/signal_list.sql
+	SignalList string
+	//go:embed queries/child_list.sql
+	ChildList string
+	//go:embed queries/child_add.sql
+	ChildAdd string
+	//go:embed queries/child_start.sql
+	ChildStart string
+	//go:embed queries/child_count.sql
+	ChildCount string
+	//go:embed queries/child_results.sql
+	ChildResults string
+	//go:embed queries/child_ended.sql
+	ChildEnded string
+	//go:embed queries/child_restart.sql
+	ChildRestart string
+	//go:embed queries/child_revert.sql
+	ChildRevert string
 	//go:embed queries/settle.sql
 	Settle string
 	//go:embed queries/settle_first.sql
@@ -71,6 +105,8 @@ var (
 	DefinitionPut string
 	//go:embed queries/definition_unfinished.sql
 	DefinitionUnfinished string
+	//go:embed queries/definition_list.sql
+	DefinitionList string
 
 	//go:embed queries/worker_register.sql
 	WorkerRegister string

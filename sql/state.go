@@ -17,6 +17,8 @@ const (
 	StateOtherInput   = "PS006" // the start key was used with another input
 	StateBadArgument  = "PS007"
 	StateInputTooLong = "PS008"
+	StateNoSignal     = "PS009" // no step of the saga awaits a signal of that name
+	StateTransition   = "PS010" // a saga may not go from the one state to the other
 )
 
 // State is the SQLSTATE of err, or "" if Postgres did not answer with one.

@@ -1,4 +1,5 @@
-DROP TABLE pgsagaz.worker, pgsagaz.command, pgsagaz.attempt, pgsagaz.step, pgsagaz.lane,
+DROP TABLE pgsagaz.worker, pgsagaz.signal, pgsagaz.child, pgsagaz.command, pgsagaz.attempt, pgsagaz.step, pgsagaz.lane,
     pgsagaz.start_key, pgsagaz.deadline, pgsagaz.saga, pgsagaz.definition;
-DROP TYPE pgsagaz.outcome, pgsagaz.direction, pgsagaz.saga_state;
+DROP FUNCTION pgsagaz.refuse_transition();
+DROP TYPE pgsagaz.waiting, pgsagaz.outcome, pgsagaz.direction, pgsagaz.saga_state;
 UPDATE pgsagaz.schema_info SET version = 1, oldest_code = 1;

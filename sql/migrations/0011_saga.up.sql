@@ -2,7 +2,8 @@
 -- that writes it, some 5 us apiece, and a step's commit writes two of these tables.
 CREATE TYPE pgsagaz.saga_state AS ENUM ('running', 'failing', 'compensating', 'stuck', 'completed', 'compensated');
 CREATE TYPE pgsagaz.direction AS ENUM ('do', 'undo');
-CREATE TYPE pgsagaz.outcome AS ENUM ('done', 'failed', 'nothing');
+CREATE TYPE pgsagaz.outcome AS ENUM ('done', 'failed', 'nothing', 'skipped');
+CREATE TYPE pgsagaz.waiting AS ENUM ('signal', 'sleep', 'child');
 
 -- Definitions as their workers registered them, so that tools can draw a saga without its code.
 CREATE TABLE pgsagaz.definition (
@@ -28,7 +29,11 @@ CREATE TABLE pgsagaz.saga (
     traceparent text,
     created_at  timestamptz NOT NULL DEFAULT pgsagaz.now(),
     deadline    timestamptz,
+    turned_at   timestamptz,                -- when it began to turn back
     ended_at    timestamptz,
+    parent_id   uuid,                       -- of a child: whose step it is
+    parent_step text,
+    parent_item integer,
     CONSTRAINT saga_ends_with_its_state_and_turns_back_for_a_cause CHECK (
         (ended_at IS NOT NULL) = (state >= 'completed') AND (cause IS NOT NULL) = (state NOT IN ('running', 'completed')))
 ) WITH (fillfactor = 80);
@@ -37,6 +42,29 @@ CREATE TABLE pgsagaz.saga (
 CREATE INDEX saga_name_idx ON pgsagaz.saga (name, id);
 CREATE INDEX saga_key_idx ON pgsagaz.saga (key) WHERE key IS NOT NULL;
 CREATE INDEX saga_tags_idx ON pgsagaz.saga USING gin (tags) WHERE tags <> '{}';
+
+-- The ways that states may go. Whatever else a mistake might write, the database refuses; the common end
+-- of a saga does not call this.
+CREATE FUNCTION pgsagaz.refuse_transition() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NOT (CASE OLD.state
+        WHEN 'running'      THEN NEW.state IN ('failing', 'compensating', 'compensated', 'stuck', 'completed')
+        WHEN 'failing'      THEN NEW.state IN ('compensating', 'compensated', 'stuck', 'running', 'completed') -- forward: its pivot came through
+        WHEN 'compensating' THEN NEW.state IN ('compensated', 'stuck')
+        WHEN 'stuck'        THEN NEW.state IN ('running', 'failing', 'compensating', 'compensated', 'completed') -- an operator acted
+        WHEN 'completed'    THEN NEW.state IN ('compensating', 'compensated') AND NEW.parent_id IS NOT NULL -- its parent takes it back
+        WHEN 'compensated'  THEN NEW.state IN ('compensating', 'stuck') -- a result came after its undo
+    END) THEN
+        RAISE EXCEPTION 'pgsagaz: saga % may not go from % to %', NEW.id, OLD.state, NEW.state USING ERRCODE = 'PS010';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER saga_transition BEFORE UPDATE ON pgsagaz.saga FOR EACH ROW
+    WHEN (OLD.state <> NEW.state AND NOT (OLD.state = 'running' AND NEW.state = 'completed'))
+    EXECUTE FUNCTION pgsagaz.refuse_transition();
 
 -- Deadlines to come, of the sagas that have one. A row goes when it has fallen due.
 CREATE TABLE pgsagaz.deadline (
@@ -70,8 +98,10 @@ CREATE TABLE pgsagaz.lane (
     job_id     bigint,                      -- the River job that was last sent for this lane
     attempt    integer NOT NULL DEFAULT 0,  -- failed attempts at this step
     crashes    integer NOT NULL DEFAULT 0,  -- workers that died at this step
-    run_at     timestamptz NOT NULL DEFAULT pgsagaz.now(), -- infinity: parked until an operator acts
-    in_doubt   boolean NOT NULL DEFAULT false, -- a call was begun here and its outcome is unknown
+    run_at     timestamptz NOT NULL DEFAULT pgsagaz.now(), -- infinity: parked until an operator acts, or what it waits for
+    waits      pgsagaz.waiting,             -- for what, if the step itself waits
+    until      timestamptz,                 -- when that wait ends by itself
+    in_doubt   boolean NOT NULL DEFAULT false, -- something was begun outside and its outcome is unknown
     error      text,                        -- of the last failed attempt
     PRIMARY KEY (saga_id, id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
@@ -93,9 +123,38 @@ CREATE TABLE pgsagaz.step (
     worker     text,
     result     json,
     error      text,
+    note       text,                        -- of an operator who decided it
     started_at timestamptz NOT NULL,
     ended_at   timestamptz NOT NULL,
     PRIMARY KEY (saga_id, step, direction, generation)
+);
+
+-- The sagas that a step has started, or will: what they are to be is recorded before the first starts.
+-- Written under the parent's lock alone.
+CREATE TABLE pgsagaz.child (
+    parent_id uuid NOT NULL,
+    step      text NOT NULL,
+    item      integer NOT NULL,
+    name      text NOT NULL,
+    input     json NOT NULL,
+    tries     integer NOT NULL DEFAULT 0,
+    saga_id   uuid,                         -- of the latest try
+    state     pgsagaz.saga_state,           -- null: not started; completed or compensated: it has told so
+    reverting boolean NOT NULL DEFAULT false, -- it was asked to turn back
+    PRIMARY KEY (parent_id, step, item)
+);
+
+-- Signals that have reached a saga. The first of a name is for the first step that awaits it. Written
+-- under the saga's lock alone.
+CREATE TABLE pgsagaz.signal (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    saga_id uuid NOT NULL,
+    name    text NOT NULL,
+    key     text,                           -- the sender's own, so that he may send it twice
+    payload json NOT NULL,
+    sent_at timestamptz NOT NULL,
+    step    text,                           -- that took it
+    UNIQUE (saga_id, name, key)
 );
 
 -- Attempts that failed, for whoever has to find out why.
@@ -119,9 +178,9 @@ CREATE INDEX attempt_saga_idx ON pgsagaz.attempt (saga_id);
 CREATE TABLE pgsagaz.command (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     saga_id    uuid NOT NULL,
-    kind       text NOT NULL CHECK (kind IN ('cancel', 'deadline', 'retry')),
+    kind       text NOT NULL CHECK (kind IN ('cancel', 'deadline', 'retry', 'resolve', 'signal', 'child', 'revert')),
     reason     text NOT NULL DEFAULT '',
-    body       jsonb,
+    body       json,
     job_id     bigint,
     created_at timestamptz NOT NULL DEFAULT pgsagaz.now()
 );

@@ -35,6 +35,7 @@ CREATE FUNCTION pgsagaz.start(
     p_name text, p_input json, p_key text DEFAULT NULL, p_tags text[] DEFAULT '{}', p_version integer DEFAULT NULL,
     p_timeout interval DEFAULT NULL, p_id uuid DEFAULT NULL, p_traceparent text DEFAULT NULL,
     p_max_bytes integer DEFAULT 1048576, p_wake boolean DEFAULT false, p_registered boolean DEFAULT true,
+    p_parent uuid DEFAULT NULL, p_parent_step text DEFAULT NULL, p_parent_item integer DEFAULT NULL,
     OUT id uuid, OUT version integer, OUT existed boolean)
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -102,9 +103,8 @@ BEGIN
     END IF;
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
-    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline)
-        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent,
-                falls_due);
+    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline, parent_id, parent_step, parent_item)
+        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent, falls_due, p_parent, p_parent_step, p_parent_item);
     IF falls_due IS NOT NULL THEN
         INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES (start.id, falls_due);
     END IF;
@@ -117,8 +117,13 @@ BEGIN
 END
 $$;
 
+-- The saga of a name that was started with a key; null: none.
+CREATE FUNCTION pgsagaz.saga_by_key(p_name text, p_key text) RETURNS uuid
+    LANGUAGE sql STABLE
+    AS 'SELECT saga_id FROM pgsagaz.start_key WHERE name = p_name AND key = p_key';
+
 -- Asks for something; see the table command.
-CREATE FUNCTION pgsagaz.command(p_saga uuid, p_kind text, p_reason text, p_body jsonb DEFAULT NULL)
+CREATE FUNCTION pgsagaz.command(p_saga uuid, p_kind text, p_reason text, p_body json DEFAULT NULL)
     RETURNS text -- the saga's state as the asker saw it
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -136,6 +141,33 @@ BEGIN
     INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
         VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'pgsagaz_control'));
     RETURN s.state;
+END
+$$;
+
+-- Sends a signal in the caller's transaction. It waits for a step that awaits it, also if it comes early;
+-- with p_key, the same one sent twice counts once. A name that no step awaits is refused: PS009.
+CREATE FUNCTION pgsagaz.signal(p_saga uuid, p_name text, p_payload json, p_key text DEFAULT NULL, p_max_bytes integer DEFAULT 1048576)
+    RETURNS text -- the saga's state as the sender saw it
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    awaited text[];
+    called  text;
+BEGIN
+    IF octet_length(p_payload::text) > p_max_bytes THEN
+        RAISE EXCEPTION 'pgsagaz: signal % of saga % is % bytes, the limit is %', p_name, p_saga, octet_length(p_payload::text), p_max_bytes
+            USING ERRCODE = 'PS008';
+    END IF;
+    SELECT s.name || ' version ' || s.version,
+           (SELECT array_agg(n ->> 'signal') FROM jsonb_array_elements(d.graph -> 'steps') n WHERE n ? 'signal')
+        INTO called, awaited
+        FROM pgsagaz.saga s JOIN pgsagaz.definition d USING (name, version) WHERE s.id = p_saga;
+    -- Not registered yet: no worker has begun it, and it keeps what comes.
+    IF FOUND AND NOT p_name = ANY (coalesce(awaited, '{}')) THEN
+        RAISE EXCEPTION 'pgsagaz: no step of saga % awaits the signal %', called, p_name
+            USING ERRCODE = 'PS009', HINT = coalesce('It awaits: ' || array_to_string(awaited, ', ') || '.', 'It awaits none.');
+    END IF;
+    RETURN pgsagaz.command(p_saga, 'signal', p_name, json_build_object('payload', coalesce(p_payload, 'null'::json), 'key', p_key, 'sent_at', pgsagaz.now()));
 END
 $$;
 
@@ -162,14 +194,16 @@ END
 $$;
 
 -- Puts lanes at steps that are ready, each with a job. Called under the saga's lock.
+-- A queue of null: the step is for an operator, and its lane is parked from the beginning.
 CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
     RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
-    INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, job_id)
-    SELECT t.lane, s.id, t.step, t.direction::pgsagaz.direction, t.generation, t.queue,
-           pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue)
+    INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, job_id, run_at)
+    SELECT t.lane, s.id, t.step, t.direction::pgsagaz.direction, t.generation, coalesce(t.queue, 'default'),
+           CASE WHEN t.queue IS NOT NULL THEN pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue) END,
+           CASE WHEN t.queue IS NOT NULL THEN pgsagaz.now() ELSE 'infinity' END
     FROM pgsagaz.saga s,
          LATERAL (SELECT nextval('pgsagaz.lane_id_seq') AS lane, u.*
                   FROM unnest(p_steps, p_directions, p_generations, p_queues) AS u(step, direction, generation, queue)
@@ -183,7 +217,7 @@ $$;
 CREATE FUNCTION pgsagaz.begin(
     p_saga uuid, p_lane bigint, p_worker text, p_token bigint, p_step text,
     p_steps text[], p_directions text[], p_generations integer[], p_queues text[],
-    OUT state text, OUT input json, OUT seconds_left double precision)
+    OUT state text, OUT input json, OUT seconds_left double precision, OUT is_child boolean)
     RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -209,6 +243,7 @@ BEGIN
     state := s.state;
     input := s.input;
     seconds_left := extract(epoch FROM s.deadline - pgsagaz.now());
+    is_child := s.parent_id IS NOT NULL;
     RETURN NEXT;
 END
 $$;
@@ -219,7 +254,7 @@ CREATE FUNCTION pgsagaz.settle(
     p_saga uuid, p_from text[], p_lane bigint, p_token bigint, p_worker text,
     p_step text, p_direction text, p_generation integer,
     p_outcome text, -- null: nothing to record
-    p_in_doubt boolean, p_attempt integer, p_result json, p_error text, p_took double precision, -- seconds
+    p_in_doubt boolean, p_attempt integer, p_result json, p_error text, p_note text, p_took double precision, -- seconds
     p_next_step text, p_next_direction text, p_next_generation integer,
     p_state text, p_cause jsonb,
     p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
@@ -240,7 +275,7 @@ BEGIN
         NULL;
     ELSIF p_next_step IS NOT NULL THEN
         UPDATE pgsagaz.lane SET step = p_next_step, direction = p_next_direction::pgsagaz.direction, generation = p_next_generation,
-                                attempt = 0, crashes = 0, in_doubt = false, error = NULL
+                                attempt = 0, crashes = 0, in_doubt = false, error = NULL, waits = NULL, until = NULL
             WHERE saga_id = p_saga AND id = p_lane AND token = p_token;
     ELSE
         DELETE FROM pgsagaz.lane WHERE saga_id = p_saga AND id = p_lane AND token = p_token;
@@ -254,14 +289,23 @@ BEGIN
 
     IF p_outcome IS NOT NULL THEN
         INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, token, worker,
-                                  result, error, started_at, ended_at)
+                                  result, error, note, started_at, ended_at)
             VALUES (p_saga, p_step, p_direction::pgsagaz.direction, p_generation, p_outcome::pgsagaz.outcome, p_in_doubt, p_attempt, p_token, p_worker,
-                    p_result, p_error, pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now());
+                    p_result, p_error, p_note, pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now());
     END IF;
     IF p_state IS NOT NULL THEN
-        UPDATE pgsagaz.saga SET state = p_state::pgsagaz.saga_state, cause = coalesce(cause, p_cause),
+        UPDATE pgsagaz.saga s SET state = p_state::pgsagaz.saga_state,
+                                cause = CASE WHEN p_state NOT IN ('running', 'completed') THEN coalesce(s.cause, p_cause) END,
+                                turned_at = CASE WHEN p_state NOT IN ('running', 'completed') THEN coalesce(s.turned_at, pgsagaz.now()) END,
                                 ended_at = CASE WHEN p_state IN ('completed', 'compensated') THEN pgsagaz.now() END
             WHERE id = p_saga;
+        IF p_state IN ('completed', 'compensated') THEN
+            -- A parent is told by a command: no transaction locks two sagas.
+            INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
+            SELECT p.id, 'child', p_state, json_build_object('step', s.parent_step, 'item', s.parent_item, 'saga_id', s.id),
+                   pgsagaz.hint(p.id, p.name, p.version, 0, '', 'pgsagaz_control')
+            FROM pgsagaz.saga s JOIN pgsagaz.saga p ON p.id = s.parent_id WHERE s.id = p_saga;
+        END IF;
     END IF;
     IF p_steps IS NOT NULL THEN
         PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues);
@@ -284,12 +328,82 @@ BEGIN
     WITH l AS (
         UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL, attempt = attempt + 1,
                                 in_doubt = in_doubt OR p_in_doubt, error = p_error,
+                                waits = CASE WHEN p_delay >= 0 THEN waits END,
                                 run_at = CASE WHEN p_delay < 0 THEN 'infinity'
                                               ELSE pgsagaz.now() + make_interval(secs => p_delay) END
         WHERE saga_id = p_saga AND id = p_lane RETURNING *)
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
         SELECT saga_id, step, direction, generation, attempt, p_kind, p_worker, p_error,
                pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now() FROM l;
+END
+$$;
+
+-- Puts the lane to rest until what its step waits for has come, or p_at, or for p_seconds from now (both
+-- null: for as long as it takes). A wait that goes on keeps its end.
+CREATE FUNCTION pgsagaz.wait(
+    p_saga uuid, p_lane bigint, p_token bigint, p_for text, p_at timestamptz, p_seconds double precision, p_in_doubt boolean)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    UPDATE pgsagaz.lane l SET worker = NULL, token = NULL, job_id = NULL, waits = p_for::pgsagaz.waiting, in_doubt = p_in_doubt,
+                              until = w.until, run_at = w.until
+    FROM (SELECT coalesce(o.until, p_at, pgsagaz.now() + make_interval(secs => p_seconds), 'infinity') AS until
+          FROM pgsagaz.lane o WHERE o.saga_id = p_saga AND o.id = p_lane) w
+    WHERE l.saga_id = p_saga AND l.id = p_lane AND l.token = p_token;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: lane % of saga % was taken over', p_lane, p_saga USING ERRCODE = 'PS003';
+    END IF;
+END
+$$;
+
+-- Sets lanes of a step going that wait for what has now come. Called under the saga's lock.
+CREATE FUNCTION pgsagaz.resume(p_saga uuid, p_for text, p_step text) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    UPDATE pgsagaz.lane l SET run_at = pgsagaz.now(), job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+    FROM pgsagaz.saga s
+    WHERE l.saga_id = p_saga AND s.id = p_saga AND l.waits = p_for::pgsagaz.waiting AND l.step = p_step
+      AND l.worker IS NULL AND l.run_at > pgsagaz.now();
+END
+$$;
+
+-- Starts up to p_limit of the children of a step that have not started. Called under the parent's lock.
+-- A child's start key is the parent's id, the step and the item: a second start would find the first.
+CREATE FUNCTION pgsagaz.start_children(p_parent uuid, p_step text, p_limit integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    c       pgsagaz.child;
+    started integer := 0;
+BEGIN
+    FOR c IN SELECT * FROM pgsagaz.child WHERE parent_id = p_parent AND step = p_step AND state IS NULL ORDER BY item LIMIT p_limit LOOP
+        UPDATE pgsagaz.child SET state = 'running', tries = c.tries + 1, saga_id = (SELECT id FROM pgsagaz.start(
+                p_name => c.name, p_input => c.input,
+                p_key => p_parent || '/' || p_step || '/' || c.item || CASE WHEN c.tries > 0 THEN '/' || c.tries + 1 ELSE '' END,
+                p_max_bytes => 2147483647, p_parent => p_parent, p_parent_step => p_step, p_parent_item => c.item))
+            WHERE parent_id = p_parent AND step = p_step AND item = c.item;
+        started := started + 1;
+    END LOOP;
+    RETURN started;
+END
+$$;
+
+-- Asks the children of a step that have started to turn back, each once; those that never started never
+-- will. It gives how many have yet to be compensated. Called under the parent's lock.
+CREATE FUNCTION pgsagaz.revert_children(p_parent uuid, p_step text, p_reason text) RETURNS integer
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    WITH asked AS (
+        UPDATE pgsagaz.child SET reverting = true
+        WHERE parent_id = p_parent AND step = p_step AND NOT reverting AND state <> 'compensated'
+        RETURNING saga_id)
+    INSERT INTO pgsagaz.command (saga_id, kind, reason, job_id)
+    SELECT s.id, 'revert', p_reason, pgsagaz.hint(s.id, s.name, s.version, 0, '', 'pgsagaz_control')
+    FROM asked a JOIN pgsagaz.saga s ON s.id = a.saga_id;
+    RETURN (SELECT count(*) FROM pgsagaz.child WHERE parent_id = p_parent AND step = p_step AND state <> 'compensated');
 END
 $$;
 
@@ -302,7 +416,8 @@ BEGIN
     WITH l AS (DELETE FROM pgsagaz.lane WHERE saga_id = p_saga AND id = p_lane RETURNING *)
     INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, error, started_at, ended_at)
     SELECT saga_id, step, direction, generation, 'failed', true, attempt,
-           coalesce(error, 'the worker died during the call'), pgsagaz.now(), pgsagaz.now()
+           coalesce(error, CASE waits WHEN 'child' THEN 'its children had not ended' ELSE 'the worker died during the call' END),
+           pgsagaz.now(), pgsagaz.now()
     FROM l WHERE p_record;
 END
 $$;

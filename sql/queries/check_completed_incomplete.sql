@@ -4,7 +4,7 @@ FROM pgsagaz.saga s JOIN pgsagaz.definition d USING (name, version), jsonb_array
 WHERE s.state = 'completed' AND s.ended_at >= d.registered_at -- the graph may have been replaced since
   AND NOT EXISTS (SELECT FROM pgsagaz.step r
                   WHERE r.saga_id = s.id AND r.step = n ->> 'name' AND r.direction = 'do'
-                    AND (r.outcome = 'done' OR (n ->> 'optional')::boolean))
+                    AND (r.outcome IN ('done', 'skipped') OR (n ->> 'optional')::boolean))
 UNION ALL
 SELECT s.id::text, r.step, 'completed, and yet undone'
 FROM pgsagaz.saga s JOIN pgsagaz.step r ON r.saga_id = s.id AND r.direction = 'undo' WHERE s.state = 'completed'

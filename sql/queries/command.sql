@@ -1,1 +1,1 @@
-SELECT pgsagaz.command($1, $2, $3)
+SELECT pgsagaz.command($1, $2, $3, $4)

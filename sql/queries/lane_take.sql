@@ -1,4 +1,5 @@
 -- One worker wins: the others find the lane held, gone, or not due.
 UPDATE pgsagaz.lane SET worker = $3, token = $4
 WHERE saga_id = $2 AND id = $1 AND worker IS NULL AND run_at <= pgsagaz.now()
-RETURNING step, direction::text, generation, queue, attempt, crashes, in_doubt, coalesce(error, '')
+RETURNING step, direction::text, generation, queue, attempt, crashes, in_doubt, coalesce(error, ''),
+          coalesce(waits::text, ''), coalesce(until <= pgsagaz.now(), false)

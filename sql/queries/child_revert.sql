@@ -1,0 +1,1 @@
+SELECT pgsagaz.revert_children($1, $2, $3)

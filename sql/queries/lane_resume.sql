@@ -1,0 +1,1 @@
+SELECT pgsagaz.resume($1, $2, $3)

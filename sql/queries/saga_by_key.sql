@@ -1,0 +1,1 @@
+SELECT coalesce(pgsagaz.saga_by_key($1, $2)::text, '')
