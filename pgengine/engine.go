@@ -98,10 +98,29 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 			e.latest[g.name] = g
 		}
 	}
+	problems = append(problems, e.checkChildren()...)
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
 	return e, nil
+}
+
+// checkChildren refuses children that have a pivot where they could have to be taken back past it, as far as
+// their code is here.
+func (e *Engine) checkChildren() (problems []error) {
+	for _, g := range e.all() {
+		for i, n := range g.nodes {
+			for _, version := range slices.Sorted(maps.Keys(e.graphs[n.child])) {
+				if e.graphs[n.child][version].pivot < 0 || g.never(i) {
+					continue
+				}
+				problems = append(problems, &DefinitionError{Saga: g.name, Step: n.name, Problem: fmt.Sprintf(
+					"its child %s version %d has a pivot, past which it can't be taken back: only a step that is, or comes after, this saga's own pivot may start it",
+					n.child, version)})
+			}
+		}
+	}
+	return problems
 }
 
 // Pool is the pool the engine works with.

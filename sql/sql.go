@@ -141,4 +141,17 @@ var (
 
 	//go:embed queries/outbox_insert.sql
 	OutboxInsert string
+
+	//go:embed queries/kit_clock.sql
+	KitClock string
+	//go:embed queries/kit_advance.sql
+	KitAdvance string
+	//go:embed queries/kit_job_take.sql
+	KitJobTake string
+	//go:embed queries/kit_job_end.sql
+	KitJobEnd string
+	//go:embed queries/kit_job_again.sql
+	KitJobAgain string
+	//go:embed queries/kit_tables.sql
+	KitTables string
 )

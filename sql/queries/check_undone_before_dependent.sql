@@ -10,7 +10,7 @@ WITH RECURSIVE edge AS (
 SELECT s.id::text, u.step, 'undone before ' || p.step
 FROM pgsagaz.saga s
 JOIN path p USING (name, version)
-JOIN pgsagaz.step u ON u.saga_id = s.id AND u.step = p.before AND u.direction = 'undo' AND u.generation = 1
+JOIN pgsagaz.step u ON u.saga_id = s.id AND u.step = p.before AND u.direction = 'undo' AND u.generation = 1 AND u.outcome <> 'skipped'
 JOIN pgsagaz.step later ON later.saga_id = s.id AND later.step = p.step AND later.direction = 'undo' AND later.generation = 1
 JOIN pgsagaz.definition d USING (name, version)
 WHERE later.ended_at > u.ended_at AND coalesce(s.ended_at, 'infinity') >= d.registered_at

@@ -76,7 +76,7 @@ func TestAuditFinds(t *testing.T) {
 		"payment forgotten": {`DELETE FROM demo.payment WHERE order_id = ` + completed, []string{money}},
 		"kept after all":    {`INSERT INTO bank.entry (key, cents) VALUES (` + backKey + `, 5)`, []string{money, taken}},
 		"impossible":        {`UPDATE demo.orders SET doomed = 'for the test' WHERE id = ` + completed, []string{could}},
-		"not ended":         {`UPDATE pgsagaz.saga SET state = 'running', ended_at = NULL, cause = NULL WHERE id = (SELECT max(id::text)::uuid FROM pgsagaz.saga WHERE state = 'completed')`, []string{"every order", rows, money}},
+		"not ended":         {`ALTER TABLE pgsagaz.saga DISABLE TRIGGER saga_transition; UPDATE pgsagaz.saga SET state = 'running', ended_at = NULL, cause = NULL WHERE id = (SELECT max(id::text)::uuid FROM pgsagaz.saga WHERE state = 'completed')`, []string{"every order", rows, money}},
 		"order without saga": {`UPDATE demo.orders SET saga_id = '00000000-0000-7000-8000-000000000000' WHERE id = ` + completed,
 			[]string{"every order"}},
 	} {

@@ -1,0 +1,1 @@
+UPDATE pgsagaz.river_job SET state = 'available' WHERE id = $1

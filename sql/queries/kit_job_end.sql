@@ -1,0 +1,1 @@
+DELETE FROM pgsagaz.river_job WHERE id = $1
