@@ -23,6 +23,7 @@ func (w *world) audit() {
 	}
 	w.auditRows()
 	w.auditEnds()
+	w.auditConvoys()
 	w.auditFlaky()
 }
 
@@ -53,7 +54,7 @@ func (w *world) auditRows() {
 
 	var missing int
 	err = w.pool.QueryRow(w.t.Context(), `
-		SELECT $1::bigint - (SELECT sum(items) FROM shelf) - (SELECT count(*) FROM pgsagaz.saga WHERE state = 'completed')`,
+		SELECT $1::bigint - (SELECT sum(items) FROM shelf) - (SELECT count(*) FROM pgsagaz.saga WHERE name = 'trial' AND state = 'completed')`,
 		shelves*itemsPerShelf).Scan(&missing)
 	if err != nil {
 		w.t.Fatal(err)
@@ -67,7 +68,7 @@ func (w *world) auditRows() {
 func (w *world) auditEnds() {
 	w.t.Helper()
 	ends := map[string]pgengine.State{}
-	for s, err := range w.engine.List(w.t.Context(), pgengine.Filter{}) {
+	for s, err := range w.engine.List(w.t.Context(), pgengine.Filter{Name: "trial"}) {
 		if err != nil {
 			w.t.Fatal(err)
 		}

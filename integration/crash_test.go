@@ -32,6 +32,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 					}
 					cancelled = append(cancelled, w.start(Order{ID: fmt.Sprintf("%d-cancelled", i), Faults: map[string]string{"label": slow, "tell": slow}}))
 				}
+				w.depart(6)
 				p := w.launch(victim) // it may die before it says that it has started
 				for _, id := range cancelled {
 					w.cancel(id)

@@ -63,7 +63,7 @@ var undoQuickly = pgengine.Retry{Initial: 20 * time.Millisecond, Max: 100 * time
 
 // steps that write rows in the transaction that records them, and those that call the outside.
 var (
-	writing = []string{"reserve", "charge", "pack", "note", "ship"}
+	writing = []string{"reserve", "charge", "pack", "note", "ship", "load"}
 	calling = []string{"charge", "label", "tell"}
 )
 
@@ -92,7 +92,8 @@ func sagas(c *client) []pgengine.Definition {
 	ship.After = pgengine.Steps(pack, label, remark)
 	tell := c.calls("tell", func(call orderCall) error { return same(ship.Result(call), call, "ship") })
 	tell.After = pgengine.Steps(ship)
-	return []pgengine.Definition{pgengine.Saga[Order]{Version: 1, Output: tell, Steps: pgengine.Steps(reserve, charge, pack, label, remark, ship, tell)}}
+	trial := pgengine.Saga[Order]{Version: 1, Output: tell, Steps: pgengine.Steps(reserve, charge, pack, label, remark, ship, tell)}
+	return append(convoys(), trial)
 }
 
 // same proves that the result of a step is what that step returned.

@@ -1,5 +1,7 @@
 package pgengine
 
+import "slices"
+
 // Direction is forward or back.
 type Direction string
 
@@ -157,6 +159,9 @@ func turned(g *graph, steps []known) bool {
 
 // forward begins what is ready; if everything has arrived, the saga is completed.
 func forward(g *graph, d *decision, steps []known, lanes []laneAt) {
+	if slices.ContainsFunc(lanes, func(l laneAt) bool { return l.node < 0 }) {
+		return // it has not begun yet: whoever takes that lane begins it
+	}
 	arrived, claimed := 0, claims(g, lanes)
 	for i := range g.nodes {
 		if steps[i].outcome != open {

@@ -115,6 +115,7 @@ func TestPlan(t *testing.T) {
 		want         string
 	}{
 		// Forward.
+		{"a command before it has begun", chain, Running, "", "waiting do", "running"},
 		{"a chain begins", chain, Running, "", "", "running, do a"},
 		{"two begin", "a b c<a,b", Running, "", "", "running, do a, do b"},
 		{"a claimed step does not begin again", "a b c<a,b", Running, "", "held do a", "running, do b"},

@@ -13,5 +13,7 @@ func Points() []string {
 		"retry.before", "retry.after",
 		"failed.before", "failed.after",
 		"obey.before", "obey.after",
+		"await.before", "await.after",
+		"children.before", "children.after",
 	}
 }
