@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"sql/sqltest":   {"sql", "sql/localpg"},
 
 	"pgengine":              {"sql", "sql/failpoint"},
-	"pgengine/pgenginetest": {"pgengine", "jobs", "sql"},
+	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
 	"pgengine/sagaui":       {"pgengine"},
 
 	"outbox":            {"sql", "sql/failpoint"},

@@ -123,4 +123,3 @@ func (d injected) wrap(n *node) {
 		}
 	}
 }
-

@@ -55,21 +55,21 @@ type SignalStatus struct {
 
 // StepStatus is one direction of one step.
 type StepStatus struct {
-	Step       string          `json:"step"`
-	Direction  Direction       `json:"direction"`
-	Generation int             `json:"generation"` // above 1: a result came after the undo
+	Step       string    `json:"step"`
+	Direction  Direction `json:"direction"`
+	Generation int       `json:"generation"` // above 1: a result came after the undo
 	// State: done, failed, skipped, nothing (no effect to undo); running, waiting (for its next attempt), awaiting
 	// (a signal), sleeping, child (waiting for children), stuck (an operator must act).
-	State      string          `json:"state"`
-	InDoubt    bool            `json:"in_doubt,omitempty"`
-	Attempt    int             `json:"attempt"` // the one that ended it; of a claim, how many have failed
-	Worker     string          `json:"worker,omitempty"`
-	Result     json.RawMessage `json:"result,omitempty"`
-	Error      string          `json:"error,omitempty"`
-	Note       string          `json:"note,omitempty"` // of an operator, or a Recover, who decided it
-	StartedAt  *time.Time      `json:"started_at,omitempty"`
-	EndedAt    *time.Time      `json:"ended_at,omitempty"`
-	NextAt     *time.Time      `json:"next_at,omitempty"` // of a step that waits for its next attempt
+	State     string          `json:"state"`
+	InDoubt   bool            `json:"in_doubt,omitempty"`
+	Attempt   int             `json:"attempt"` // the one that ended it; of a claim, how many have failed
+	Worker    string          `json:"worker,omitempty"`
+	Result    json.RawMessage `json:"result,omitempty"`
+	Error     string          `json:"error,omitempty"`
+	Note      string          `json:"note,omitempty"` // of an operator, or a Recover, who decided it
+	StartedAt *time.Time      `json:"started_at,omitempty"`
+	EndedAt   *time.Time      `json:"ended_at,omitempty"`
+	NextAt    *time.Time      `json:"next_at,omitempty"` // of a step that waits for its next attempt
 }
 
 // Attempt is one that failed and was followed by another.

@@ -90,14 +90,9 @@ func (s *Sandbox) Advance(d time.Duration) {
 func (s *Sandbox) Run() {
 	s.t.Helper()
 	for range sandboxJobs {
-		if s.Work() {
-			continue
-		}
-		due, ok := s.due()
-		if !ok {
+		if !s.Work() && !s.forward() {
 			return
 		}
-		s.Advance(due + time.Millisecond)
 	}
 	s.t.Fatalf("pgenginetest: %d jobs have not brought the sagas to an end", sandboxJobs)
 }
@@ -178,16 +173,18 @@ func (s *Sandbox) sweep() {
 	s.exec(sql.SweepLost)
 }
 
-func (s *Sandbox) due() (time.Duration, bool) {
+// forward puts the clock forward to what falls due next. False: nothing does.
+func (s *Sandbox) forward() bool {
 	s.t.Helper()
 	var seconds *float64
 	if err := s.pool.QueryRow(s.t.Context(), sql.SweepDue).Scan(&seconds); err != nil {
 		s.t.Fatalf("pgenginetest: %v", err)
 	}
 	if seconds == nil {
-		return 0, false
+		return s.Work() // it may have fallen due just now
 	}
-	return time.Duration(*seconds * float64(time.Second)), true
+	s.Advance(time.Duration(*seconds*float64(time.Second)) + time.Millisecond)
+	return true
 }
 
 func (s *Sandbox) exec(statement string, args ...any) {
