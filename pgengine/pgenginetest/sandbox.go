@@ -23,6 +23,11 @@ import (
 type Sandbox struct {
 	Engine *pgengine.Engine
 
+	// JobPerStep makes every step a job of its own, so that branches take turns. Seed chooses among the jobs that are
+	// ready; 0: the oldest comes first.
+	JobPerStep bool
+	Seed       int64
+
 	t       testing.TB
 	pool    *pgxpool.Pool
 	workers int // how many have been; each drives until it crashes
@@ -132,7 +137,7 @@ func (s *Sandbox) job() bool {
 	var job int64
 	var kind string
 	var k pgengine.Ticket
-	err := s.pool.QueryRow(ctx, sql.KitJobTake).Scan(&job, &kind, &k.Attempt, &k.SagaID, &k.Lane, &k.Step)
+	err := s.pool.QueryRow(ctx, sql.KitJobTake, s.Seed).Scan(&job, &kind, &k.Attempt, &k.SagaID, &k.Lane, &k.Step)
 	if err == pgx.ErrNoRows { //nolint:errorlint // Scan's own
 		return false
 	}
@@ -149,7 +154,7 @@ func (s *Sandbox) job() bool {
 	done := make(chan error, 1)
 	go func() {
 		defer close(done)
-		done <- s.Engine.Run(context.WithoutCancel(ctx), k, pgengine.RunOptions{Worker: fmt.Sprintf("sandbox %d", s.workers)})
+		done <- s.Engine.Run(context.WithoutCancel(ctx), k, pgengine.RunOptions{Worker: fmt.Sprintf("sandbox %d", s.workers), JobPerStep: s.JobPerStep})
 	}()
 	if err := <-done; err != nil {
 		s.t.Fatalf("pgenginetest: %v", err)
