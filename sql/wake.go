@@ -12,6 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// OutboxQueue is what the name of a queue begins with that stands for a bucket of the outbox: its number follows.
+const OutboxQueue = "outbox:"
+
 // Where a connection's CustomData keeps the queues to wake once its transaction commits, and the waker of
 // the pool that the connection belongs to.
 const (
