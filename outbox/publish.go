@@ -17,6 +17,9 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
+// buckets is how many shares of the keys relays can have. It is part of the stored format.
+const buckets = 256
+
 // MaxPayload is the largest payload of a message, in bytes: what brokers take by default.
 const MaxPayload = 1 << 20
 

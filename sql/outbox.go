@@ -58,4 +58,6 @@ var (
 	OutboxPressure string
 	//go:embed queries/outbox_pressure_off.sql
 	OutboxPressureOff string
+	//go:embed queries/outbox_listen.sql
+	OutboxListen string
 )

@@ -141,6 +141,42 @@ type commitTracer struct {
 
 	mu     sync.Mutex
 	wakers map[*pgxpool.Pool]*Waker // one a pool; a copied config makes several pools
+	local  []*listener              // those in this process; a new slice with each change
+}
+
+// listener is told of wakes first, and returns those it does not see to.
+type listener struct{ f func(queues []string) []string }
+
+// OnCommit has f told of what transactions of a pool with [WakeOnCommit] wake, right after their commits
+// and on their goroutines. f returns the queues that it does not see to itself: NOTIFY is sent for those.
+// ok is false if config was not given to WakeOnCommit.
+func OnCommit(config *pgxpool.Config, f func(queues []string) (rest []string)) (remove func(), ok bool) {
+	t, ok := config.ConnConfig.Tracer.(*commitTracer)
+	if !ok {
+		return func() {}, false
+	}
+	l := &listener{f}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.local = append(slices.Clip(t.local), l)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.local = slices.DeleteFunc(slices.Clone(t.local), func(other *listener) bool { return other == l })
+	}, true
+}
+
+// listened returns the queues that nobody in this process sees to.
+func (t *commitTracer) listened(queues []string) []string {
+	t.mu.Lock()
+	local := t.local
+	t.mu.Unlock()
+	for _, l := range local {
+		if queues = l.f(queues); len(queues) == 0 {
+			break
+		}
+	}
+	return queues
 }
 
 // commitTracer passes on whatever else the user's tracer can do.
@@ -159,7 +195,7 @@ func (t *commitTracer) committed(conn *pgx.Conn, tag pgconn.CommandTag) {
 	if tag.String() != "COMMIT" {
 		return
 	}
-	if queues := TakeWakes(conn); len(queues) > 0 {
+	if queues := t.listened(TakeWakes(conn)); len(queues) > 0 {
 		if waker, ok := conn.PgConn().CustomData()[wakerKey].(*Waker); ok {
 			waker.Wake(queues...)
 		}
