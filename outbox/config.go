@@ -67,7 +67,7 @@ type Retry struct {
 	MaxAttempts int           // 0: 5
 	Initial     time.Duration // before the second attempt; it doubles with each. 0: 1 s
 	Max         time.Duration // between two attempts. 0: 1 min
-	// Then is what becomes of an event after its last attempt. "": DeadLetter.
+	// Then is what becomes of an event after its last attempt. "": GiveUp.
 	Then Verdict
 }
 
@@ -75,8 +75,8 @@ type Retry struct {
 type Verdict string
 
 const (
-	DeadLetter Verdict = "dead letter" // its key goes on without it
-	Hold       Verdict = "hold"        // its key waits until an operator redrives or drops it
+	GiveUp Verdict = "give up" // its key goes on without it
+	Hold   Verdict = "hold"    // its key waits until an operator redrives or drops it
 )
 
 const (
@@ -119,7 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Retry.MaxAttempts = 5
 	}
 	if c.Retry.Then == "" {
-		c.Retry.Then = DeadLetter
+		c.Retry.Then = GiveUp
 	}
 	if c.Optimistic == nil {
 		c.Optimistic = &Optimistic{Enabled: true}
@@ -144,8 +144,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("outbox: Batch is %d and Window %d: Batch must be at least 1, and Window at least Batch", c.Batch, c.Window)
 	case c.Retry.MaxAttempts < 1 || c.Retry.Initial < 0 || c.Retry.Max < c.Retry.Initial:
 		return c, fmt.Errorf("outbox: Retry is %+v: MaxAttempts must be at least 1, and Max at least Initial", c.Retry)
-	case c.Retry.Then != DeadLetter && c.Retry.Then != Hold:
-		return c, fmt.Errorf("outbox: Retry.Then is %q, it must be %q or %q", c.Retry.Then, DeadLetter, Hold)
+	case c.Retry.Then != GiveUp && c.Retry.Then != Hold:
+		return c, fmt.Errorf("outbox: Retry.Then is %q, it must be %q or %q", c.Retry.Then, GiveUp, Hold)
 	case c.PublishTimeout < 0 || o.Timeout < 0 || c.Poll < time.Millisecond || c.Grace < 0 || c.RotateEvery < 0 || c.RotateRows < 1 || c.Archive < 0 || c.MaxPending < 0:
 		return c, fmt.Errorf("outbox: PublishTimeout, Optimistic.Timeout, Poll, Grace, RotateRows, RotateEvery, Archive and MaxPending must not be negative")
 	}

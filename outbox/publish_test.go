@@ -15,7 +15,6 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
-
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.New(t)

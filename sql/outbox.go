@@ -60,4 +60,30 @@ var (
 	OutboxPressureOff string
 	//go:embed queries/outbox_listen.sql
 	OutboxListen string
+	//go:embed queries/outbox_redrive.sql
+	OutboxRedrive string
+	//go:embed queries/outbox_drop.sql
+	OutboxDrop string
+	//go:embed queries/outbox_dead_list.sql
+	OutboxDeadList string
+	//go:embed queries/outbox_dead_get.sql
+	OutboxDeadGet string
+	//go:embed queries/outbox_replay.sql
+	OutboxReplay string
+	//go:embed queries/outbox_last_id.sql
+	OutboxLastID string
+	//go:embed queries/outbox_status_pending.sql
+	OutboxStatusPending string
+	//go:embed queries/outbox_status_buckets.sql
+	OutboxStatusBuckets string
+	//go:embed queries/outbox_status_relays.sql
+	OutboxStatusRelays string
+	//go:embed queries/outbox_status_stuck.sql
+	OutboxStatusStuck string
+	//go:embed queries/outbox_status_slots.sql
+	OutboxStatusSlots string
+	//go:embed queries/outbox_status_totals.sql
+	OutboxStatusTotals string
+	//go:embed queries/outbox_status_guards.sql
+	OutboxStatusGuards string
 )

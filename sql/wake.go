@@ -145,7 +145,9 @@ type commitTracer struct {
 }
 
 // listener is told of wakes first, and returns those it does not see to.
-type listener struct{ f func(queues []string) []string }
+type listener struct {
+	f func(queues []string) []string
+}
 
 // OnCommit has f told of what transactions of a pool with [WakeOnCommit] wake, right after their commits
 // and on their goroutines. f returns the queues that it does not see to itself: NOTIFY is sent for those.

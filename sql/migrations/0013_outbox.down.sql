@@ -1,3 +1,5 @@
+DROP FUNCTION pgsagaz.outbox_drop(bigint);
+DROP FUNCTION pgsagaz.outbox_redrive(bigint);
 DROP FUNCTION pgsagaz.outbox_rotate(bigint, interval, boolean);
 DROP FUNCTION pgsagaz.outbox_truncate(smallint, boolean);
 DROP FUNCTION pgsagaz.outbox_archive_drop(timestamptz);

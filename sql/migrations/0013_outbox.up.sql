@@ -459,4 +459,54 @@ BEGIN
 END
 $$;
 
+-- Gives a dead letter another chance. Where its key waits for it, it goes first, and the order is kept. Otherwise
+-- it is published anew, under a new id: in order only if no later message of its key was committed, and ordered
+-- says so. What was truncated since can't be told: then it says false.
+CREATE FUNCTION pgsagaz.outbox_redrive(p_id bigint, OUT new_id bigint, OUT bucket smallint, OUT ordered boolean)
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    d pgsagaz.outbox_dead;
+BEGIN
+    SELECT * INTO d FROM pgsagaz.outbox_dead WHERE id = p_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS010';
+    END IF;
+    PERFORM pgsagaz.durable();
+    DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
+    bucket := d.bucket;
+    IF d.holds THEN
+        UPDATE pgsagaz.outbox_stuck s SET attempts = 0, next_at = pgsagaz.now() WHERE s.id = p_id;
+        new_id := p_id;
+        ordered := true;
+        RETURN;
+    END IF;
+    IF d.key IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended(d.key, 0));
+    END IF;
+    ordered := d.key IS NULL
+        OR (SELECT truncated_id < p_id FROM pgsagaz.outbox_state)
+           AND NOT EXISTS (SELECT FROM pgsagaz.outbox o WHERE o.id > p_id AND o.bucket = d.bucket AND o.key = d.key)
+           AND NOT EXISTS (SELECT FROM pgsagaz.outbox_stuck o WHERE o.id > p_id AND o.bucket = d.bucket AND o.key = d.key);
+    INSERT INTO pgsagaz.outbox (slot, bucket, replayed, event_id, topic, key, routing_key, type, payload, headers, traceparent, saga_id, step, created_at)
+        SELECT s.slot, d.bucket, d.replayed, d.event_id, d.topic, d.key, d.routing_key, d.type, d.payload, d.headers, d.traceparent, d.saga_id, d.step, d.created_at
+        FROM pgsagaz.outbox_state s
+        RETURNING id INTO new_id;
+END
+$$;
+
+-- Forgets a dead letter. A key that waited for it goes on without it.
+CREATE FUNCTION pgsagaz.outbox_drop(p_id bigint) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS010';
+    END IF;
+    PERFORM pgsagaz.durable();
+    UPDATE pgsagaz.outbox_stuck SET done = true WHERE id = p_id;
+END
+$$;
+
 UPDATE pgsagaz.schema_info SET version = 13;
