@@ -262,13 +262,17 @@ func (l *loop) refreshing() op {
 		rows, err := s.stuck(ctx, list)
 		return func() {
 			now := time.Now()
+			first := map[int64]stuckRow{}
 			for _, r := range rows {
-				h := l.holds[holdName(r.key, r.id)]
-				if h == nil || !h.blocked || len(h.ids) == 0 || h.ids[0] != r.id {
+				first[r.id] = r
+			}
+			for _, h := range l.holds {
+				if !h.blocked || len(h.ids) == 0 {
 					continue
 				}
+				r, there := first[h.ids[0]]
 				switch {
-				case r.done: // dropped
+				case !there || r.done: // dropped; what is done is cleared away
 					h.ids = h.ids[1:]
 				case r.wait > never:
 					continue

@@ -521,7 +521,7 @@ func (l *loop) reading(now time.Time) op {
 		return nil
 	}
 	limit := max(1, min(l.room(), 4*l.cfg.Batch)/len(wants))
-	woken, idle := l.woken, now.After(l.busyUntil)
+	woken, idle := l.woken, now.After(l.busyUntil) && !l.readEnd.IsZero()
 	l.woken = false
 	l.nextRead = now.Add(time.Hour) // apply says when; a wake meanwhile says sooner
 	return func(ctx context.Context, s *session) (func(), error) {
