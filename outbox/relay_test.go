@@ -39,9 +39,9 @@ func (w world) relay(p outbox.Publisher, cfg outbox.Config) (stop func()) {
 	w.Helper()
 	if cfg.Logger == nil {
 		cfg.Logger = silent
-	}
-	if testing.Verbose() {
-		cfg.Logger = slog.New(slog.NewTextHandler(w.Output(), nil))
+		if testing.Verbose() {
+			cfg.Logger = slog.New(slog.NewTextHandler(w.Output(), nil))
+		}
 	}
 	r, err := outbox.NewRelay(w.pool, p, cfg)
 	if err != nil {
@@ -134,4 +134,15 @@ func TestRelayPublishesWhatCommitted(t *testing.T) {
 	if !slices.Equal(got, []string{"2", "3", "4"}) {
 		t.Errorf("%v arrived, want 2, 3 and 4: 1 was rolled back", got)
 	}
+}
+
+// mustPool is a pool without WakeOnCommit.
+func mustPool(t *testing.T, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
 }
