@@ -73,68 +73,96 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 	if len(messages) == 0 {
 		return nil
 	}
+	sagaID, step := sql.StepFrom(ctx)
+	if len(messages) == 1 && messages[0].NotBefore.IsZero() && !messages[0].Serialize {
+		return publishOne(ctx, tx, messages[0], sagaID, step)
+	}
 	var now, later rows
 	var locks []string
 	for i, m := range messages {
-		if err := m.complete(); err != nil {
+		headers, err := m.complete()
+		if err != nil {
 			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
 		}
 		if m.Serialize && m.Key != "" {
 			locks = append(locks, m.Key)
 		}
-		to := &now
-		if !m.NotBefore.IsZero() {
-			to = &later
-		}
-		if err := to.add(m); err != nil {
-			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
+		if m.NotBefore.IsZero() {
+			now.add(m, headers)
+		} else {
+			later.add(m, headers)
 		}
 	}
-	sagaID, step := sql.StepFrom(ctx)
 	b := &pgx.Batch{}
-	written := func(n int) func(pgconn.CommandTag) error {
-		return func(tag pgconn.CommandTag) error {
-			if got := int(tag.RowsAffected()); got != n {
-				return fmt.Errorf("outbox: %d of %d messages were written: the row of pgsagaz.outbox_state is missing", got, n)
-			}
-			return nil
-		}
-	}
 	if len(locks) > 0 {
 		b.Queue(sql.OutboxSerialize, locks)
 	}
 	if n := len(now.ids); n > 0 {
-		b.Queue(sql.OutboxInsert, now.args(sagaID, step)...).Exec(written(n))
+		b.Queue(sql.OutboxInsert, now.args(sagaID, step)...).Exec(func(tag pgconn.CommandTag) error { return written(tag, n) })
 	}
 	if n := len(later.ids); n > 0 {
-		b.Queue(sql.OutboxSchedule, append(later.args(sagaID, step), later.due)...).Exec(written(n))
+		b.Queue(sql.OutboxSchedule, append(later.args(sagaID, step), later.due)...).Exec(func(tag pgconn.CommandTag) error { return written(tag, n) })
 	}
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		if sql.State(err) == sql.StateOutboxFull {
-			err = fmt.Errorf("%w: %w", ErrFull, err)
-		}
-		return fmt.Errorf("publish: %w", err)
+		return failed(err)
 	}
 	for _, bucket := range now.buckets {
-		sql.WakeLater(tx.Conn(), sql.OutboxQueue+strconv.Itoa(int(bucket)))
+		wakeLater(tx, bucket)
 	}
 	return nil
 }
 
-// complete checks a message and gives it what it may leave out.
-func (m *Message) complete() error {
+// publishOne is Publish for what most transactions do: one statement, not in a batch, saves a tenth of them.
+func publishOne(ctx context.Context, tx pgx.Tx, m Message, sagaID, step string) error {
+	headers, err := m.complete()
+	if err != nil {
+		return fmt.Errorf("publish message 1 of 1 (topic %q, key %q): %w", m.Topic, m.Key, err)
+	}
+	bucket := bucket(m.Key, m.ID)
+	tag, err := tx.Exec(ctx, sql.OutboxInsertOne, m.ID.String(), bucket, m.Topic, m.Key, m.RoutingKey, m.Type, m.Payload, headers, m.TraceParent, sagaID, step)
+	if err == nil {
+		err = written(tag, 1)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	wakeLater(tx, bucket)
+	return nil
+}
+
+// written says so if less was written than was asked for.
+func written(tag pgconn.CommandTag, n int) error {
+	if got := int(tag.RowsAffected()); got != n {
+		return fmt.Errorf("outbox: %d of %d messages were written: the row of pgsagaz.outbox_state is missing", got, n)
+	}
+	return nil
+}
+
+func failed(err error) error {
+	if sql.State(err) == sql.StateOutboxFull {
+		err = fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return fmt.Errorf("publish: %w", err)
+}
+
+func wakeLater(tx pgx.Tx, bucket int16) {
+	sql.WakeLater(tx.Conn(), sql.OutboxQueue+strconv.Itoa(int(bucket)))
+}
+
+// complete checks a message, gives it what it may leave out, and returns its headers as they are stored.
+func (m *Message) complete() (headers string, err error) {
 	switch {
 	case m.err != nil:
-		return m.err
+		return "", m.err
 	case m.Topic == "":
-		return ErrNoTopic
+		return "", ErrNoTopic
 	case len(m.Payload) > MaxPayload:
-		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(m.Payload), MaxPayload)
+		return "", fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(m.Payload), MaxPayload)
 	}
 	if m.ID == uuid.Nil {
 		id, err := uuid.NewV7()
 		if err != nil {
-			return err
+			return "", err
 		}
 		m.ID = id
 		if !m.NotBefore.IsZero() { // consumers tell by it how old a message is
@@ -147,7 +175,11 @@ func (m *Message) complete() error {
 	if m.RoutingKey == "" {
 		m.RoutingKey = m.Type
 	}
-	return nil
+	if len(m.Headers) == 0 {
+		return "{}", nil
+	}
+	encoded, err := json.Marshal(m.Headers)
+	return string(encoded), err
 }
 
 // putMillis writes the time into a UUIDv7.
@@ -167,20 +199,11 @@ type rows struct {
 	due                              []time.Time
 }
 
-func (r *rows) add(m Message) error {
-	headers := "{}"
-	if len(m.Headers) > 0 {
-		encoded, err := json.Marshal(m.Headers)
-		if err != nil {
-			return err
-		}
-		headers = string(encoded)
-	}
+func (r *rows) add(m Message, headers string) {
 	r.ids, r.buckets = append(r.ids, m.ID.String()), append(r.buckets, bucket(m.Key, m.ID))
 	r.topics, r.keys, r.routingKeys, r.types = append(r.topics, m.Topic), append(r.keys, m.Key), append(r.routingKeys, m.RoutingKey), append(r.types, m.Type)
 	r.payloads, r.headers, r.traceParents = append(r.payloads, m.Payload), append(r.headers, headers), append(r.traceParents, m.TraceParent)
 	r.due = append(r.due, m.NotBefore)
-	return nil
 }
 
 func (r *rows) args(sagaID, step string) []any {

@@ -8,6 +8,8 @@ import (
 var (
 	//go:embed queries/outbox_insert.sql
 	OutboxInsert string
+	//go:embed queries/outbox_insert_one.sql
+	OutboxInsertOne string
 	//go:embed queries/outbox_schedule.sql
 	OutboxSchedule string
 	//go:embed queries/outbox_serialize.sql

@@ -201,6 +201,8 @@ func TestChecks(t *testing.T) {
 		{rule: "outbox_cursor_unused", plant: `INSERT INTO pgsagaz.outbox_cursor (prev) VALUES ('3:3:')`},
 		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_dead SET holds = false`},
 		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_stuck SET done = true`},
+		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET topic = ''`},
+		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET headers = '[]'`},
 		{rule: "outbox_wrong_bucket", plant: `UPDATE pgsagaz.outbox SET bucket = (bucket + 1) % 256`},
 		{rule: "step_says_nonsense", saga: "1", step: "a", plant: `UPDATE pgsagaz.step SET error = 'no' WHERE saga_id = $1 AND step = 'a'`},
 		{rule: "stuck_without_reason", saga: "4", plant: `UPDATE pgsagaz.lane SET run_at = now() WHERE saga_id = $1`},

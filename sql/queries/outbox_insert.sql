@@ -1,5 +1,5 @@
 -- durable sees to it that the commit is on disk before a message leaves; ids are drawn in the caller's order.
-WITH s AS MATERIALIZED (SELECT slot, pgsagaz.durable(), pgsagaz.outbox_room(cardinality($1::text[])) FROM pgsagaz.outbox_state)
+WITH s AS MATERIALIZED (SELECT slot, pgsagaz.durable(), CASE WHEN limited THEN pgsagaz.outbox_room(cardinality($1::text[])) END FROM pgsagaz.outbox_state)
 INSERT INTO pgsagaz.outbox (slot, event_id, bucket, topic, key, routing_key, type, payload, headers, traceparent, saga_id, step)
 SELECT s.slot, m.event_id::uuid, m.bucket, m.topic, nullif(m.key, ''), m.routing_key, m.type, coalesce(m.payload, ''), m.headers::jsonb,
        nullif(m.traceparent, ''), nullif($10::text, '')::uuid, nullif($11::text, '')

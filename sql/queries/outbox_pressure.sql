@@ -1,4 +1,5 @@
 -- Sets the limit on what is pending, and counts it anew, up to the limit.
+WITH s AS (UPDATE pgsagaz.outbox_state SET limited = true WHERE NOT limited)
 INSERT INTO pgsagaz.outbox_pressure (max_pending, pending, at_id)
 SELECT $1::bigint, (SELECT count(*) FROM (
                SELECT FROM pgsagaz.outbox o JOIN pgsagaz.outbox_bucket b ON b.bucket = o.bucket JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id

@@ -1,5 +1,5 @@
 -- The same for messages that are not due yet; $12 is when they are.
-WITH s AS MATERIALIZED (SELECT pgsagaz.durable(), pgsagaz.outbox_room(cardinality($1::text[])))
+WITH s AS MATERIALIZED (SELECT pgsagaz.durable(), CASE WHEN limited THEN pgsagaz.outbox_room(cardinality($1::text[])) END FROM pgsagaz.outbox_state)
 INSERT INTO pgsagaz.outbox_scheduled (due_at, event_id, bucket, topic, key, routing_key, type, payload, headers, traceparent, saga_id, step)
 SELECT m.due_at, m.event_id::uuid, m.bucket, m.topic, nullif(m.key, ''), m.routing_key, m.type, coalesce(m.payload, ''), m.headers::jsonb,
        nullif(m.traceparent, ''), nullif($10::text, '')::uuid, nullif($11::text, '')

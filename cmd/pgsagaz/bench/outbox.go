@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,8 +34,12 @@ type Measure struct {
 	TableBytes int64 `json:"table_bytes,omitempty"`
 }
 
-// Outbox measures the outbox with a broker in memory. The database must be migrated, and no relay run on it.
-func Outbox(ctx context.Context, config *pgxpool.Config, o Options) ([]Measure, error) {
+// OutboxParts are what [Outbox] measures.
+var OutboxParts = []string{"drain", "sustained", "transactions", "latency"}
+
+// Outbox measures the outbox with a broker in memory: those of OutboxParts, nil: all. The database must be
+// migrated, and no relay run on it.
+func Outbox(ctx context.Context, config *pgxpool.Config, parts []string, o Options) ([]Measure, error) {
 	o = o.withDefaults()
 	config = config.Copy()
 	config.MaxConns = max(config.MaxConns, 40)
@@ -49,7 +54,10 @@ func Outbox(ctx context.Context, config *pgxpool.Config, o Options) ([]Measure, 
 		return nil, err
 	}
 	var all []Measure
-	for _, f := range []func(context.Context) ([]Measure, error){b.drains, b.sustained, b.transactions, b.latencies} {
+	for i, f := range []func(context.Context) ([]Measure, error){b.drains, b.sustained, b.transactions, b.latencies} {
+		if len(parts) > 0 && !slices.Contains(parts, OutboxParts[i]) {
+			continue
+		}
 		m, err := f(ctx)
 		all = append(all, m...)
 		if err != nil {

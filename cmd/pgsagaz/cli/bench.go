@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -77,14 +78,15 @@ func (a *app) bench() *cobra.Command {
 		},
 	}
 	box := &cobra.Command{
-		Use: "outbox", Short: "Messages, from their commit to a broker in memory", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "outbox [" + strings.Join(bench.OutboxParts, "|") + "]...", Short: "Messages, from their commit to a broker in memory",
+		Args: cobra.OnlyValidArgs, ValidArgs: bench.OutboxParts,
+		RunE: func(cmd *cobra.Command, parts []string) error {
 			o, err := a.benchOptions()
 			if err != nil {
 				return err
 			}
 			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
-				results, err := bench.Outbox(cmd.Context(), config, o)
+				results, err := bench.Outbox(cmd.Context(), config, parts, o)
 				if err != nil {
 					return err
 				}
