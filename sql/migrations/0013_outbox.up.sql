@@ -153,7 +153,7 @@ BEGIN
         SELECT p.pending + s.last_value - p.at_id INTO pending FROM pgsagaz.outbox_id_seq s;
         IF pending + p_count > p.max_pending THEN
             RAISE EXCEPTION 'pgsagaz: the outbox is full: % messages are pending, the limit is %', pending, p.max_pending
-                USING ERRCODE = 'PS009';
+                USING ERRCODE = 'PS020';
         END IF;
     END IF;
     RETURN true;
@@ -475,7 +475,7 @@ DECLARE
 BEGIN
     SELECT * INTO d FROM pgsagaz.outbox_dead WHERE id = p_id FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS010';
+        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS021';
     END IF;
     PERFORM pgsagaz.durable();
     DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
@@ -507,7 +507,7 @@ CREATE FUNCTION pgsagaz.outbox_drop(p_id bigint) RETURNS void
 BEGIN
     DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS010';
+        RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS021';
     END IF;
     PERFORM pgsagaz.durable();
     UPDATE pgsagaz.outbox_stuck SET done = true WHERE id = p_id;
