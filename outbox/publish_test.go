@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,8 +14,6 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
-
-func TestMain(m *testing.M) { os.Exit(sqltest.Main(m)) }
 
 func TestPublish(t *testing.T) {
 	t.Parallel()

@@ -16,13 +16,16 @@ var checkFiles embed.FS
 
 // Violation is a row that must not exist.
 type Violation struct {
-	Rule    string `json:"rule"` // the check's name
-	SagaID  string `json:"saga_id"`
+	Rule    string `json:"rule"`    // the check's name
+	SagaID  string `json:"saga_id"` // "": of none
 	Step    string `json:"step,omitempty"`
 	Problem string `json:"problem"`
 }
 
 func (v Violation) String() string {
+	if v.SagaID == "" {
+		return v.Rule + ": " + v.Problem
+	}
 	if v.Step == "" {
 		return fmt.Sprintf("%s: saga %s %s", v.Rule, v.SagaID, v.Problem)
 	}

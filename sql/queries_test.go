@@ -17,25 +17,32 @@ import (
 // TestEveryQueryHasAVariable: a file that nobody embeds is a statement that nobody sends.
 func TestEveryQueryHasAVariable(t *testing.T) {
 	t.Parallel()
-	file, err := parser.ParseFile(token.NewFileSet(), "sql.go", nil, parser.ParseComments)
+	sources, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	embedded := map[string]string{} // file -> variable
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.ValueSpec)
-		if ok && spec.Doc != nil {
-			for _, c := range spec.Doc.List {
-				if name, ok := strings.CutPrefix(c.Text, "//go:embed "); ok {
-					if embedded[name] != "" {
-						t.Errorf("%s is embedded twice", name)
+	for _, source := range sources {
+		file, err := parser.ParseFile(token.NewFileSet(), source, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if ok && spec.Doc != nil {
+				for _, c := range spec.Doc.List {
+					if name, ok := strings.CutPrefix(c.Text, "//go:embed queries/"); ok {
+						name = "queries/" + name
+						if embedded[name] != "" {
+							t.Errorf("%s is embedded twice", name)
+						}
+						embedded[name] = spec.Names[0].Name
 					}
-					embedded[name] = spec.Names[0].Name
 				}
 			}
-		}
-		return true
-	})
+			return true
+		})
+	}
 	files, err := filepath.Glob("queries/*.sql")
 	if err != nil || len(files) < 40 {
 		t.Fatalf("%d files, %v", len(files), err)
@@ -46,7 +53,7 @@ func TestEveryQueryHasAVariable(t *testing.T) {
 		}
 		variable, ok := embedded[f]
 		if !ok {
-			t.Errorf("no variable in sql.go embeds %s", f)
+			t.Errorf("no variable embeds %s", f)
 			continue
 		}
 		// command_take.sql is CommandTake, and migrate_ground.sql may stay inside the package.
@@ -91,7 +98,13 @@ func TestEveryStatementPrepares(t *testing.T) {
 // world is one saga in each state, as the engine leaves them: no check has anything to say. Step a comes
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
-TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal;
+TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
+	pgsagaz.outbox, pgsagaz.outbox_stuck, pgsagaz.outbox_dead, pgsagaz.outbox_bucket, pgsagaz.outbox_cursor;
+INSERT INTO pgsagaz.outbox_cursor (id, prev) OVERRIDING SYSTEM VALUE VALUES (1, '3:3:');
+INSERT INTO pgsagaz.outbox_bucket (bucket, cursor_id) SELECT g, 1 FROM generate_series(0, 255) g;
+SELECT pgsagaz.publish('t', 'x', 'k');
+INSERT INTO pgsagaz.outbox_stuck SELECT * FROM pgsagaz.outbox;
+INSERT INTO pgsagaz.outbox_dead SELECT o.*, 5, 'no', now(), now(), true FROM pgsagaz.outbox o;
 INSERT INTO pgsagaz.definition (name, version, registered_at, graph) VALUES ('order', 1, now() - interval '1 hour', '{"steps": [
 	{"name": "a", "undo": true}, {"name": "b", "after": ["a"], "undo": true, "signal": "go"}, {"name": "c", "after": ["b"], "optional": true, "kind": "tx"}]}');
 INSERT INTO pgsagaz.saga (id, name, version, state, input, cause, ended_at) VALUES
@@ -182,6 +195,15 @@ func TestChecks(t *testing.T) {
 			rule: "lane_without_saga", saga: "9", step: "b",
 			plant: `INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, started_at, ended_at) VALUES ($1, 'b', 'do', 1, 'done', 1, now(), now())`,
 		},
+		{rule: "outbox_bucket_missing", plant: `DELETE FROM pgsagaz.outbox_bucket WHERE bucket = 17`},
+		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET prev = '9000000000:9000000000:'`},
+		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET cur = '3:9000000000:'`},
+		{rule: "outbox_cursor_unused", plant: `INSERT INTO pgsagaz.outbox_cursor (prev) VALUES ('3:3:')`},
+		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_dead SET holds = false`},
+		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_stuck SET done = true`},
+		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET topic = ''`},
+		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET headers = '[]'`},
+		{rule: "outbox_wrong_bucket", plant: `UPDATE pgsagaz.outbox SET bucket = (bucket + 1) % 256`},
 		{rule: "step_says_nonsense", saga: "1", step: "a", plant: `UPDATE pgsagaz.step SET error = 'no' WHERE saga_id = $1 AND step = 'a'`},
 		{rule: "stuck_without_reason", saga: "4", plant: `UPDATE pgsagaz.lane SET run_at = now() WHERE saga_id = $1`},
 		{rule: "tx_step_in_doubt", saga: "2", step: "c", plant: `UPDATE pgsagaz.step SET in_doubt = true WHERE saga_id = $1 AND step = 'c'`},
@@ -217,10 +239,14 @@ func TestChecks(t *testing.T) {
 	shown := map[string]bool{}
 	for _, c := range cases {
 		exec(t, pool, world)
-		exec(t, pool, c.plant, id+c.saga)
+		saga, args := "", []any(nil)
+		if c.saga != "" {
+			saga, args = id+c.saga, []any{id + c.saga}
+		}
+		exec(t, pool, c.plant, args...)
 		hit := false
 		for _, v := range check() {
-			if v.Rule == c.rule && v.SagaID == id+c.saga && v.Step == c.step && v.Problem != "" {
+			if v.Rule == c.rule && v.SagaID == saga && v.Step == c.step && v.Problem != "" {
 				hit = true
 			} else if v.Rule != c.rule && !slices.Contains(c.also, v.Rule) {
 				t.Errorf("the case of %s fires: %v", c.rule, v)

@@ -139,9 +139,6 @@ var (
 	//go:embed queries/wake.sql
 	Wake string
 
-	//go:embed queries/outbox_insert.sql
-	OutboxInsert string
-
 	//go:embed queries/kit_clock.sql
 	KitClock string
 	//go:embed queries/kit_advance.sql

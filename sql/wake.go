@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// OutboxQueue is what the name of a queue begins with that stands for a bucket of the outbox: its number follows.
+const OutboxQueue = "outbox:"
 
 // Where a connection's CustomData keeps the queues to wake once its transaction commits, and the waker of
 // the pool that the connection belongs to.
@@ -77,21 +81,26 @@ func WakeOnCommit(config *pgxpool.Config) {
 // otherwise at most once a window. It is trailing-edge: a wake that comes while one is being sent is sent
 // again afterwards, so none is lost. It starts nothing that lasts: a timer fires once for each flush.
 type Waker struct {
-	pool   *pgxpool.Pool
-	window time.Duration
+	pool *pgxpool.Pool
 
-	mu      sync.Mutex
+	mu            sync.Mutex
+	queues, relay windowed // River's queues; the outbox's, whose relays poll fast anyway while they are busy
+}
+
+// windowed are wakes of one kind.
+type windowed struct {
+	window  time.Duration
 	queues  map[string]bool // to be sent with the next flush
 	pending bool            // a flush is on its way
 	last    time.Time       // when the last one ended
 }
 
-// NewWaker makes a waker that sends through pool. window 0 means 3 ms.
+// NewWaker makes a waker that sends through pool. window 0 means 3 ms; for the outbox it is three times that.
 func NewWaker(pool *pgxpool.Pool, window time.Duration) *Waker {
 	if window == 0 {
 		window = 3 * time.Millisecond
 	}
-	return &Waker{pool: pool, window: window, queues: map[string]bool{}}
+	return &Waker{pool: pool, queues: windowed{window: window, queues: map[string]bool{}}, relay: windowed{window: 3 * window, queues: map[string]bool{}}}
 }
 
 // Wake tells the workers of queues, soon. It does not wait.
@@ -102,24 +111,29 @@ func (w *Waker) Wake(queues ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range queues {
-		w.queues[q] = true
+		if strings.HasPrefix(q, OutboxQueue) {
+			w.relay.queues[q] = true
+		} else {
+			w.queues.queues[q] = true
+		}
 	}
-	w.schedule()
+	w.schedule(&w.queues)
+	w.schedule(&w.relay)
 }
 
 // schedule is called with the lock held.
-func (w *Waker) schedule() {
-	if w.pending || len(w.queues) == 0 {
+func (w *Waker) schedule(k *windowed) {
+	if k.pending || len(k.queues) == 0 {
 		return
 	}
-	w.pending = true
-	time.AfterFunc(max(0, w.window-time.Since(w.last)), w.flush)
+	k.pending = true
+	time.AfterFunc(max(0, k.window-time.Since(k.last)), func() { w.flush(k) })
 }
 
-func (w *Waker) flush() {
+func (w *Waker) flush(k *windowed) {
 	w.mu.Lock()
-	queues := slices.Collect(maps.Keys(w.queues))
-	clear(w.queues)
+	queues := slices.Collect(maps.Keys(k.queues))
+	clear(k.queues)
 	w.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -128,8 +142,8 @@ func (w *Waker) flush() {
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending, w.last = false, time.Now()
-	w.schedule()
+	k.pending, k.last = false, time.Now()
+	w.schedule(k)
 }
 
 // commitTracer sees the COMMIT that ends a transaction, sent alone or in a batch.
@@ -138,6 +152,44 @@ type commitTracer struct {
 
 	mu     sync.Mutex
 	wakers map[*pgxpool.Pool]*Waker // one a pool; a copied config makes several pools
+	local  []*listener              // those in this process; a new slice with each change
+}
+
+// listener is told of wakes first, and returns those it does not see to.
+type listener struct {
+	f func(queues []string) []string
+}
+
+// OnCommit has f told of what transactions of a pool with [WakeOnCommit] wake, right after their commits
+// and on their goroutines. f returns the queues that it does not see to itself: NOTIFY is sent for those.
+// ok is false if config was not given to WakeOnCommit.
+func OnCommit(config *pgxpool.Config, f func(queues []string) (rest []string)) (remove func(), ok bool) {
+	t, ok := config.ConnConfig.Tracer.(*commitTracer)
+	if !ok {
+		return func() {}, false
+	}
+	l := &listener{f}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.local = append(slices.Clip(t.local), l)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.local = slices.DeleteFunc(slices.Clone(t.local), func(other *listener) bool { return other == l })
+	}, true
+}
+
+// listened returns the queues that nobody in this process sees to.
+func (t *commitTracer) listened(queues []string) []string {
+	t.mu.Lock()
+	local := t.local
+	t.mu.Unlock()
+	for _, l := range local {
+		if queues = l.f(queues); len(queues) == 0 {
+			break
+		}
+	}
+	return queues
 }
 
 // commitTracer passes on whatever else the user's tracer can do.
@@ -156,7 +208,7 @@ func (t *commitTracer) committed(conn *pgx.Conn, tag pgconn.CommandTag) {
 	if tag.String() != "COMMIT" {
 		return
 	}
-	if queues := TakeWakes(conn); len(queues) > 0 {
+	if queues := t.listened(TakeWakes(conn)); len(queues) > 0 {
 		if waker, ok := conn.PgConn().CustomData()[wakerKey].(*Waker); ok {
 			waker.Wake(queues...)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -76,13 +77,45 @@ func (a *app) bench() *cobra.Command {
 			})
 		},
 	}
+	box := &cobra.Command{
+		Use: "outbox [" + strings.Join(bench.OutboxParts, "|") + "]...", Short: "Messages, from their commit to a broker in memory",
+		Args: cobra.OnlyValidArgs, ValidArgs: bench.OutboxParts,
+		RunE: func(cmd *cobra.Command, parts []string) error {
+			o, err := a.benchOptions()
+			if err != nil {
+				return err
+			}
+			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
+				results, err := bench.Outbox(cmd.Context(), config, parts, o)
+				if err != nil {
+					return err
+				}
+				return a.print(results, func(w io.Writer) {
+					rows := [][]string{{"", "per second", "floor", "ratio", "p50 ms", "p99 ms", "table MB", "what"}}
+					for _, r := range results {
+						rows = append(rows, []string{r.Name, figureOrDash(r.PerSecond), figureOrDash(r.Floor), figureOrDash(r.Ratio),
+							figureOrDash(r.P50), figureOrDash(r.P99), figureOrDash(float64(r.TableBytes) / (1 << 20)), r.What})
+					}
+					table(w, "", rows)
+				})
+			})
+		},
+	}
+	a.cfg.bind(box.Flags(), "duration", "rounds")
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
 	a.cfg.bind(wake.Flags(), "duration")
-	cmd.AddCommand(saga, wake)
+	cmd.AddCommand(saga, wake, box)
 	return cmd
 }
 
 func figure(f float64) string { return strconv.FormatFloat(f, 'f', 2, 64) }
+
+func figureOrDash(f float64) string {
+	if f == 0 {
+		return "-"
+	}
+	return figure(f)
+}
 
 func (a *app) benchOptions() (bench.Options, error) {
 	o := bench.Options{Steps: a.cfg.benchSteps, Duration: a.cfg.benchDuration, Rounds: a.cfg.benchRounds, Logger: a.logger(slog.LevelWarn)}

@@ -1,0 +1,305 @@
+package outbox_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pgsagaz/pgsagaz/outbox"
+	"github.com/pgsagaz/pgsagaz/outbox/memorypub"
+	"github.com/pgsagaz/pgsagaz/outbox/outboxtest"
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/sqltest"
+)
+
+// ages is a poll so slow that only a wake can explain an arrival.
+const ages = time.Hour
+
+// TestWakes: each way of committing wakes a relay, in this process or another.
+func TestWakes(t *testing.T) {
+	t.Parallel()
+	url := sqltest.URL(t)
+	with, bare := connect(t, url), mustPool(t, url)
+	for name, c := range map[string]struct {
+		relay   string // the pool of the relay: "" shares that of the writer
+		publish func(m outbox.Message) error
+	}{
+		"in process": {publish: func(m outbox.Message) error {
+			return pgx.BeginFunc(t.Context(), with, func(tx pgx.Tx) error { return outbox.Publish(t.Context(), tx, m) })
+		}},
+		"WakeOnCommit": {relay: "other", publish: func(m outbox.Message) error {
+			return pgx.BeginFunc(t.Context(), with, func(tx pgx.Tx) error { return outbox.Publish(t.Context(), tx, m) })
+		}},
+		"InTx": {relay: "other", publish: func(m outbox.Message) error {
+			return sql.InTx(t.Context(), bare, func(tx pgx.Tx) error { return outbox.Publish(t.Context(), tx, m) })
+		}},
+		"SQL": {relay: "other", publish: func(m outbox.Message) error {
+			_, err := bare.Exec(t.Context(), "SELECT pgsagaz.publish($1, $2, $3, p_wake => true)", m.Topic, m.Payload, m.Key)
+			return err
+		}},
+		"in a batch with its COMMIT": {relay: "other", publish: func(m outbox.Message) error {
+			conn, err := with.Acquire(t.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Release()
+			tx, err := conn.Begin(t.Context())
+			if err != nil {
+				return err
+			}
+			if err := outbox.Publish(t.Context(), tx, m); err != nil {
+				return err
+			}
+			b := &pgx.Batch{}
+			b.Queue("SELECT 1")
+			b.Queue("COMMIT")
+			return conn.SendBatch(t.Context(), b).Close()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world{t, bare, memorypub.New(memorypub.Config{})}
+			if c.relay == "" {
+				w.pool = with
+			}
+			stop := w.relay(w.broker, outbox.Config{Poll: ages})
+			w.until("the relay has joined", func() bool { return len(shares(w)) == 1 })
+			for i := range 5 {
+				// The first may have come before LISTEN, and is then found by what follows it.
+				if err := c.publish(message("k", i)); err != nil {
+					t.Fatal(err)
+				}
+				w.until("it arrives", func() bool { return w.broker.Len() > i })
+			}
+			stop()
+		})
+	}
+}
+
+// TestNoNotify: without any wake all arrives, by the poll; what was missed is counted, and said once.
+func TestNoNotify(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pool = sqltest.New(t)
+	var log bytes.Buffer
+	registry := prometheus.NewRegistry()
+	stop := w.relay(w.broker, outbox.Config{NoListen: true, Poll: 5 * time.Millisecond, Registry: registry, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for i := range 5 {
+		w.publish(message("k", i))
+		w.arrived(i + 1)
+		time.Sleep(150 * time.Millisecond) // until it no longer polls fast
+	}
+	if n := counter(t, registry, "outbox_wakes_missed_total", ""); n < 1 {
+		t.Error("no wake is missed")
+	}
+	stop()
+	if n := strings.Count(log.String(), "sql.WakeOnCommit"); n != 1 {
+		t.Errorf("it is said %d times how to wake relays, want once:\n%s", n, &log)
+	}
+}
+
+// TestOptimisticIsOff: then only the poll publishes.
+func TestOptimisticIsOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	registry := prometheus.NewRegistry()
+	w.relay(w.broker, outbox.Config{Optimistic: &outbox.Optimistic{}, Registry: registry})
+	for i := range 3 {
+		w.publish(message("k", i))
+		w.arrived(i + 1)
+	}
+	if n := counter(t, registry, "outbox_optimistic_send_attempts_total", ""); n != 0 {
+		t.Errorf("%v attempts right after a commit", n)
+	}
+}
+
+// TestOptimisticFails: on failure or timeout events stay, and leave with the poll; the metrics tell.
+func TestOptimisticFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var mu sync.Mutex
+	faults := []outboxtest.Fault{outboxtest.None, outboxtest.FailBefore, outboxtest.None, outboxtest.Hang}
+	registry := prometheus.NewRegistry()
+	broker := &outboxtest.Faulty{Publisher: w.broker, Poison: (&poison{}).reject, Next: func([]outbox.Event) outboxtest.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(faults) == 0 {
+			return outboxtest.None
+		}
+		f := faults[0]
+		faults = faults[1:]
+		return f
+	}}
+	w.relay(broker, outbox.Config{Optimistic: &outbox.Optimistic{Enabled: true, Timeout: 20 * time.Millisecond}, Registry: registry, Retry: quick, Poll: ages})
+	w.until("the relay has joined", func() bool { return len(shares(w)) == 1 })
+	time.Sleep(50 * time.Millisecond)
+	for i := range 3 {
+		w.publish(message("k", i))
+		w.arrived(i + 1)
+	}
+	w.publish(bad("k"))
+	w.until("it is a dead letter", func() bool { return counter(t, registry, "outbox_dead_letter_events_total", "t") == 1 })
+	for _, c := range []struct {
+		metric, label string
+		want          float64
+	}{
+		{"outbox_optimistic_send_attempts_total", "", 4},
+		{"outbox_optimistic_send_success_total", "", 1},
+		{"outbox_optimistic_send_failures_total", "broker", 1},
+		{"outbox_optimistic_send_failures_total", "timeout", 1},
+		{"outbox_optimistic_send_failures_total", "rejected", 1},
+		{"outbox_published_events_total", "t", 3},
+		{"outbox_failed_events_total", "rejected", 3},
+		{"outbox_failed_events_total", "broker", 2},
+		{"outbox_retry_attempts_total", "", 2},
+	} {
+		if got := counter(t, registry, c.metric, c.label); got != c.want {
+			t.Errorf("%s{%s} is %v, want %v", c.metric, c.label, got, c.want)
+		}
+	}
+	if n, err := testutil.GatherAndCount(registry, "outbox_optimistic_send_latency_seconds", "outbox_publish_duration_seconds", "outbox_batch_size",
+		"outbox_pending_events_total", "outbox_lag_seconds", "outbox_stuck_keys", "outbox_buckets"); err != nil || n != 7 {
+		t.Errorf("%d of 7 metrics are there, %v", n, err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 1 { // one name is the seed's
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+// counter is the value of a counter or gauge, of the one label that it has; "": none.
+func counter(t *testing.T, registry *prometheus.Registry, name, label string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if label == "" || len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+// TestAForgedNotify costs a read and nothing else.
+func TestAForgedNotify(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.relay(w.broker, outbox.Config{})
+	w.until("the relay has joined", func() bool { return len(shares(w)) == 1 })
+	for _, payload := range []string{"", "x", "-1", "256", "99999999999999999999", "1,2,", "1;DROP TABLE x", strings.Repeat("7,", 3000)} {
+		if _, err := w.pool.Exec(t.Context(), "SELECT pg_notify('pgsagaz.outbox', $1)", payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.publish(message("k", 1))
+	w.arrived(1)
+}
+
+// TestListenerReconnects: what commits while nobody listens is found when somebody does again.
+func TestListenerReconnects(t *testing.T) {
+	t.Parallel()
+	url := sqltest.URL(t)
+	w := world{t, mustPool(t, url), memorypub.New(memorypub.Config{})}
+	writer := connect(t, url)
+	w.relay(w.broker, outbox.Config{Poll: ages})
+	w.until("it listens", func() bool { return listeners(w) == 1 })
+	if _, err := w.pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE application_name = 'pgsagaz outbox listen' AND datname = current_database()`); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgx.BeginFunc(t.Context(), writer, func(tx pgx.Tx) error { return outbox.Publish(t.Context(), tx, message("k", 1)) }); err != nil {
+		t.Fatal(err)
+	}
+	w.arrived(1)
+}
+
+func listeners(w world) int {
+	return query[int](w, `SELECT count(*) FROM pg_stat_activity
+		WHERE application_name = 'pgsagaz outbox listen' AND datname = current_database() AND query LIKE 'LISTEN%'`)
+}
+
+// TestARolledBackTransactionWakesNobody, and a savepoint that is rolled back does not hinder the rest.
+func TestARolledBackTransactionWakesNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	config := w.pool.Config()
+	var mu sync.Mutex
+	var woken []string
+	remove, ok := sql.OnCommit(config, func(queues []string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		woken = append(woken, queues...)
+		return nil
+	})
+	if !ok {
+		t.Fatal("the pool has no WakeOnCommit")
+	}
+	no := errors.New("no")
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error {
+		return errors.Join(outbox.Publish(t.Context(), tx, message("k", 1)), no)
+	}); !errors.Is(err, no) {
+		t.Fatal(err)
+	}
+	if len(woken) > 0 {
+		t.Errorf("a rolled back transaction wakes %v", woken)
+	}
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error {
+		if err := outbox.Publish(t.Context(), tx, message("k", 2), message("k", 3)); err != nil {
+			return err
+		}
+		_ = pgx.BeginFunc(t.Context(), tx, func(pgx.Tx) error { return no })
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(woken) != 1 || !strings.HasPrefix(woken[0], sql.OutboxQueue) {
+		t.Errorf("a commit wakes %v, want one bucket", woken)
+	}
+	remove()
+	w.publish(message("k", 4))
+	if len(woken) != 1 {
+		t.Errorf("who has gone is told of %v", woken)
+	}
+	if _, ok := sql.OnCommit(sqltest.New(t).Config(), func(q []string) []string { return q }); ok {
+		t.Error("a pool without WakeOnCommit claims to tell of commits")
+	}
+}
+
+// TestNoNotifyInsideATransaction: a writer's commit must not wait for those of all others on the server, which is what
+// a NOTIFY in it means.
+func TestNoNotifyInsideATransaction(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t) // nobody wakes after its commits
+	listener, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Release()
+	if _, err := listener.Exec(t.Context(), sql.OutboxListen); err != nil {
+		t.Fatal(err)
+	}
+	w := world{t, pool, memorypub.New(memorypub.Config{})}
+	w.publish(message("k", 1))
+	for _, statement := range []string{"SELECT pgsagaz.publish('t', 'x', 'k')", "SELECT pg_notify('pgsagaz.outbox', 'the first')"} {
+		if _, err := pool.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := listener.Conn().WaitForNotification(t.Context())
+	if err != nil || n.Payload != "the first" {
+		t.Errorf("%+v, %v: a transaction that published has notified", n, err)
+	}
+}

@@ -1,0 +1,91 @@
+package sql
+
+import (
+	_ "embed"
+)
+
+// Statements of the outbox, by the file that holds them.
+var (
+	//go:embed queries/outbox_insert.sql
+	OutboxInsert string
+	//go:embed queries/outbox_insert_one.sql
+	OutboxInsertOne string
+	//go:embed queries/outbox_schedule.sql
+	OutboxSchedule string
+	//go:embed queries/outbox_serialize.sql
+	OutboxSerialize string
+	//go:embed queries/outbox_join.sql
+	OutboxJoin string
+	//go:embed queries/outbox_beat.sql
+	OutboxBeat string
+	//go:embed queries/outbox_take.sql
+	OutboxTake string
+	//go:embed queries/outbox_release.sql
+	OutboxRelease string
+	//go:embed queries/outbox_merge.sql
+	OutboxMerge string
+	//go:embed queries/outbox_leave.sql
+	OutboxLeave string
+	//go:embed queries/outbox_rebase.sql
+	OutboxRebase string
+	//go:embed queries/outbox_cursors.sql
+	OutboxCursors string
+	//go:embed queries/outbox_snapshot.sql
+	OutboxSnapshot string
+	//go:embed queries/outbox_read.sql
+	OutboxRead string
+	//go:embed queries/outbox_page.sql
+	OutboxPage string
+	//go:embed queries/outbox_checkpoint.sql
+	OutboxCheckpoint string
+	//go:embed queries/outbox_stuck_put.sql
+	OutboxStuckPut string
+	//go:embed queries/outbox_stuck_list.sql
+	OutboxStuckList string
+	//go:embed queries/outbox_stuck_read.sql
+	OutboxStuckRead string
+	//go:embed queries/outbox_stuck_done.sql
+	OutboxStuckDone string
+	//go:embed queries/outbox_stuck_retry.sql
+	OutboxStuckRetry string
+	//go:embed queries/outbox_stuck_dead.sql
+	OutboxStuckDead string
+	//go:embed queries/outbox_due.sql
+	OutboxDue string
+	//go:embed queries/outbox_rotate.sql
+	OutboxRotate string
+	//go:embed queries/outbox_archive_drop.sql
+	OutboxArchiveDrop string
+	//go:embed queries/outbox_pressure.sql
+	OutboxPressure string
+	//go:embed queries/outbox_pressure_off.sql
+	OutboxPressureOff string
+	//go:embed queries/outbox_listen.sql
+	OutboxListen string
+	//go:embed queries/outbox_redrive.sql
+	OutboxRedrive string
+	//go:embed queries/outbox_drop.sql
+	OutboxDrop string
+	//go:embed queries/outbox_dead_list.sql
+	OutboxDeadList string
+	//go:embed queries/outbox_dead_get.sql
+	OutboxDeadGet string
+	//go:embed queries/outbox_replay.sql
+	OutboxReplay string
+	//go:embed queries/outbox_last_id.sql
+	OutboxLastID string
+	//go:embed queries/outbox_status_pending.sql
+	OutboxStatusPending string
+	//go:embed queries/outbox_status_buckets.sql
+	OutboxStatusBuckets string
+	//go:embed queries/outbox_status_relays.sql
+	OutboxStatusRelays string
+	//go:embed queries/outbox_status_stuck.sql
+	OutboxStatusStuck string
+	//go:embed queries/outbox_status_slots.sql
+	OutboxStatusSlots string
+	//go:embed queries/outbox_status_totals.sql
+	OutboxStatusTotals string
+	//go:embed queries/outbox_status_guards.sql
+	OutboxStatusGuards string
+)

@@ -1,0 +1,1 @@
+SELECT pgsagaz.outbox_archive_drop(pgsagaz.now() - $1::interval)

@@ -1,0 +1,1 @@
+SELECT moved, coalesce(next_in, -1) FROM pgsagaz.outbox_due($1)

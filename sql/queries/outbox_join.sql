@@ -1,0 +1,1 @@
+INSERT INTO pgsagaz.outbox_relay (name, lease) VALUES ($1, $2) RETURNING epoch

@@ -1,0 +1,1 @@
+SELECT last_value FROM pgsagaz.outbox_id_seq

@@ -1,0 +1,1 @@
+SELECT pgsagaz.outbox_merge($1, $2, $3)

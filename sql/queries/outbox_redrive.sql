@@ -1,0 +1,1 @@
+SELECT new_id, bucket, ordered FROM pgsagaz.outbox_redrive($1)

@@ -1,0 +1,1 @@
+SELECT rotated, truncated FROM pgsagaz.outbox_rotate($1, $2, $3)
