@@ -19,6 +19,8 @@ const (
 	StateInputTooLong = "PS008"
 	StateNoSignal     = "PS009" // no step of the saga awaits a signal of that name
 	StateTransition   = "PS010" // a saga may not go from the one state to the other
+	StateTooOld       = "PS020" // the event is older than what the inbox remembers
+	StateFuture       = "PS021" // the time of the event lies too far ahead
 )
 
 // State is the SQLSTATE of err, or "" if Postgres did not answer with one.
