@@ -20,7 +20,7 @@ const (
 	lookEvery   = time.Second // for redrives
 )
 
-// upkeep makes partitions ahead and cleans up, again and again, and asks for the lag.
+// upkeep makes partitions ahead and cleans up, again and again, asks for the lag, and forgets failures that are over.
 func (c *Consumer) upkeep(ctx context.Context) {
 	var whole time.Time
 	for {
@@ -39,6 +39,7 @@ func (c *Consumer) upkeep(ctx context.Context) {
 				c.metrics.lag.Set(float64(lag))
 			}
 		}
+		_, _ = c.pool.Exec(ctx, sql.InboxFailureStale, c.cfg.Name) // the next look finds them too
 		if pause(ctx, lagEvery) != nil {
 			return
 		}

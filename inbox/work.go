@@ -272,12 +272,15 @@ func (w *worker) commit(ctx context.Context, conn *pgxpool.Conn, items []*item, 
 	if rest := claimed(items[n:], outcomes[n:]); len(rest) > 0 {
 		b.Queue(sql.InboxUnclaim, w.consumer, rest)
 	}
-	var slow, redrives []pgtype.UUID
+	var slow, mended, redrives []pgtype.UUID
 	var ms []int32
 	var dead []int64
 	for i, it := range items[:n] {
 		if took := r.took[i].Milliseconds(); took > 0 {
 			slow, ms = append(slow, pgtype.UUID{Bytes: it.id, Valid: true}), append(ms, int32(min(took, 1<<31-1)))
+		}
+		if it.failed || it.counted {
+			mended = append(mended, pgtype.UUID{Bytes: it.id, Valid: true})
 		}
 		if it.dead != 0 {
 			dead, redrives = append(dead, it.dead), append(redrives, pgtype.UUID{Bytes: it.redrive, Valid: true})
@@ -285,6 +288,9 @@ func (w *worker) commit(ctx context.Context, conn *pgxpool.Conn, items []*item, 
 	}
 	if len(slow) > 0 {
 		b.Queue(sql.InboxTook, w.consumer, slow, ms)
+	}
+	if len(mended) > 0 {
+		b.Queue(sql.InboxFailureForget, w.consumer, mended)
 	}
 	if len(dead) > 0 {
 		b.Queue(sql.InboxDeadDone, dead, redrives)

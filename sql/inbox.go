@@ -14,6 +14,10 @@ var (
 	InboxTook string
 	//go:embed queries/inbox_fail.sql
 	InboxFail string
+	//go:embed queries/inbox_failure_forget.sql
+	InboxFailureForget string
+	//go:embed queries/inbox_failure_stale.sql
+	InboxFailureStale string
 
 	//go:embed queries/inbox_dead_put.sql
 	InboxDeadPut string
@@ -40,6 +44,10 @@ var (
 	InboxStatusConsumers string
 	//go:embed queries/inbox_rate_take.sql
 	InboxRateTake string
+	//go:embed queries/trigger_lock.sql
+	TriggerLock string
+	//go:embed queries/trigger_running.sql
+	TriggerRunning string
 
 	//go:embed queries/inbox_retention.sql
 	InboxRetention string

@@ -78,7 +78,7 @@ func (a *app) bench() *cobra.Command {
 	}
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
 	a.cfg.bind(wake.Flags(), "duration")
-	cmd.AddCommand(saga, wake)
+	cmd.AddCommand(saga, wake, a.benchInbox())
 	return cmd
 }
 
