@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // What this package's calls return, to be asked with errors.Is.
@@ -85,6 +87,15 @@ func passing(err error) bool {
 		return pg.SchemaName == "pgsagaz" && pg.TableName == "consumer_inbox" && pg.ConstraintName == ""
 	}
 	return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53")
+}
+
+// conflicting says whether Postgres is there, and would not have the transaction.
+func conflicting(err error) bool {
+	switch sql.State(err) {
+	case "40001", "40P01", "55P03", "23514":
+		return true
+	}
+	return false
 }
 
 // describe makes an error fit to be stored and shown: valid text of bounded length.

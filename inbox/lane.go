@@ -187,15 +187,35 @@ func (l *lane) work(stop, hard context.Context, items []*item) {
 		}
 		if isPassing(err) {
 			passed++
-			todo = append([][]*item{batch}, todo...)
-			if stop.Err() == nil {
-				l.c.log.WarnContext(hard, "a transaction was undone by nobody's fault; trying again", "messages", len(batch), "error", err)
-			}
-			_ = pause(stop, Backoff{5 * time.Millisecond, 2 * time.Second}.delay(passed))
+			todo = append(l.again(stop, hard, batch, err, passed), todo...)
 			continue
 		}
 		passed = 0
 		todo = append(l.split(hard, batch, err), todo...)
+	}
+}
+
+// again is what to do after a transaction that was undone by nobody's fault, for the passed-th time in a row. Where
+// conflicts go on, smaller transactions have fewer; a message that has them alone waits with its key, and
+// lets the others by. Attempts are not counted.
+func (l *lane) again(stop, hard context.Context, batch []*item, err error, passed int) [][]*item {
+	if stop.Err() == nil {
+		l.c.log.WarnContext(hard, "a transaction was undone by nobody's fault; trying again", "messages", len(batch), "error", err)
+	}
+	if e, ok := errors.AsType[*passingError](err); !ok || !e.conflict {
+		_ = pause(stop, Backoff{5 * time.Millisecond, 2 * time.Second}.delay(passed))
+		return [][]*item{batch}
+	}
+	switch _ = pause(stop, Backoff{5 * time.Millisecond, 100 * time.Millisecond}.delay(passed)); {
+	case passed < 3:
+		return [][]*item{batch}
+	case len(batch) > 1:
+		return [][]*item{batch[:len(batch)/2], batch[len(batch)/2:]}
+	default:
+		it := batch[0]
+		it.passes++
+		l.hold(it, l.c.cfg.Backoff.delay(it.passes))
+		return nil
 	}
 }
 

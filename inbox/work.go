@@ -35,6 +35,7 @@ type item struct {
 	failed   bool     // at least once, as far as this process knows
 	counted  bool     // the attempt to come has been counted, as the attempts-th
 	attempts int      // see counted
+	passes   int      // how often it has been held for a conflict
 	ended    error    // how its handler has failed in a batch, where it need not be tried alone
 	verdict  *verdict // nil: it is to be handled
 }
@@ -85,7 +86,12 @@ func (b *blamed) Error() string { return b.err.Error() }
 func (b *blamed) Unwrap() error { return b.err }
 
 // passingError is a failure that is nobody's fault.
-type passingError struct{ err error }
+type passingError struct {
+	err error
+	// conflict: Postgres was there, and would not have this transaction, or the connection was lost while a
+	// handler ran. If it happens again and again, it is of these messages after all.
+	conflict bool
+}
 
 func (e *passingError) Error() string { return e.err.Error() }
 func (e *passingError) Unwrap() error { return e.err }
@@ -105,7 +111,7 @@ var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.R
 func (w *worker) run(ctx context.Context, items []*item) (report, error) {
 	conn, err := w.pool.Acquire(ctx)
 	if err != nil {
-		return report{}, &passingError{err}
+		return report{}, &passingError{err: err}
 	}
 	defer conn.Release()
 	sql.TakeWakes(conn.Conn()) // of a transaction that went before and rolled back
@@ -219,15 +225,15 @@ func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *it
 	status := conn.Conn().PgConn().TxStatus()
 	switch {
 	case ctx.Err() != nil:
-		return &passingError{ctx.Err()}
+		return &passingError{err: ctx.Err()}
 	case late && (err != nil || gone):
 		return fmt.Errorf("%w (%v): %w", ErrTimeout, w.timeout, errors.Join(err))
 	case gone:
-		return &passingError{fmt.Errorf("the connection was lost: %w", errors.Join(err))}
+		return &passingError{fmt.Errorf("the connection was lost: %w", errors.Join(err)), true}
 	case status == 'I':
 		return Terminal(errors.Join(ErrTxEnded, err))
 	case err != nil && passing(err):
-		return &passingError{err}
+		return &passingError{err, conflicting(err)}
 	case err == nil && status != 'T':
 		return ErrTxFailed
 	}
@@ -305,7 +311,7 @@ func (w *worker) commit(ctx context.Context, conn *pgxpool.Conn, items []*item, 
 // sort tells what is nobody's fault from what is the items'.
 func (w *worker) sort(conn *pgxpool.Conn, err error) error {
 	if passing(err) || conn.Conn().IsClosed() || pgconn.Timeout(err) {
-		return &passingError{err}
+		return &passingError{err, conflicting(err)}
 	}
 	return err
 }
