@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 
 	"inbox":           {"sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
+	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
 	"inbox/amqpsub":   {"inbox"},
 	"inbox/redissub":  {"inbox"},
@@ -45,7 +46,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
 	"integration": {},
 }

@@ -17,16 +17,16 @@ var checkFiles embed.FS
 // Violation is a row that must not exist.
 type Violation struct {
 	Rule    string `json:"rule"`    // the check's name
-	SagaID  string `json:"saga_id"` // "": of none
+	SagaID  string `json:"saga_id"` // "": it is no saga's
 	Step    string `json:"step,omitempty"`
 	Problem string `json:"problem"`
 }
 
 func (v Violation) String() string {
-	if v.SagaID == "" {
-		return v.Rule + ": " + v.Problem
-	}
-	if v.Step == "" {
+	switch {
+	case v.SagaID == "":
+		return fmt.Sprintf("%s: %s", v.Rule, v.Problem)
+	case v.Step == "":
 		return fmt.Sprintf("%s: saga %s %s", v.Rule, v.SagaID, v.Problem)
 	}
 	return fmt.Sprintf("%s: saga %s step %s: %s", v.Rule, v.SagaID, v.Step, v.Problem)

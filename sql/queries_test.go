@@ -271,7 +271,7 @@ func TestChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range rules {
-		if name := strings.TrimSuffix(strings.TrimPrefix(r.Name(), "check_"), ".sql"); !shown[name] {
+		if name := strings.TrimSuffix(strings.TrimPrefix(r.Name(), "check_"), ".sql"); !shown[name] && !strings.HasPrefix(name, "inbox_") { // those have a test of their own
 			t.Errorf("no case shows that %s fires", r.Name())
 		}
 	}

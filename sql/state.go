@@ -21,6 +21,8 @@ const (
 	StateTransition   = "PS010" // a saga may not go from the one state to the other
 	StateOutboxFull   = "PS020" // more messages are pending than the limit allows
 	StateNoDeadLetter = "PS021" // there is no such dead letter
+	StateTooOld       = "PS030" // the event is older than what the inbox remembers
+	StateFuture       = "PS031" // the time of the event lies too far ahead
 )
 
 // State is the SQLSTATE of err, or "" if Postgres did not answer with one.

@@ -104,7 +104,7 @@ func (a *app) bench() *cobra.Command {
 	a.cfg.bind(box.Flags(), "duration", "rounds")
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
 	a.cfg.bind(wake.Flags(), "duration")
-	cmd.AddCommand(saga, wake, box)
+	cmd.AddCommand(saga, wake, box, a.benchInbox())
 	return cmd
 }
 

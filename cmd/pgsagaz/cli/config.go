@@ -23,6 +23,7 @@ type config struct {
 	lease, grace, poll, sweep time.Duration
 
 	benchSteps, benchRounds int
+	benchRows               int
 	benchConcurrency        []string
 	benchDuration           time.Duration
 
@@ -69,6 +70,7 @@ func (c *config) settings() []setting {
 		{&c.benchConcurrency, "concurrency", "", []string{"1", "64"}, "how many sagas are in flight; one result each"},
 		{&c.benchDuration, "duration", "", 3 * time.Second, "how long one round of one side takes"},
 		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
+		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox"},
 
 		// demo:
 		{&c.orders, "orders", "", 100, "how many orders to place"},

@@ -1,0 +1,91 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/inbox"
+	"github.com/pgsagaz/pgsagaz/pgengine"
+	"github.com/pgsagaz/pgsagaz/sql"
+)
+
+// ErrIgnore is what a trigger's transform returns for an event that is to start nothing.
+var ErrIgnore = errors.New("jobs: the event starts no saga")
+
+// TriggerOptions tune [StartOn]. nil and the zero value are the defaults.
+type TriggerOptions struct {
+	Tags    []string      // of the sagas, to find them by
+	Timeout time.Duration // of the sagas; 0: the definition's
+	// MaxRunning is how many sagas of the name may run at once, however they were started: an event that
+	// comes while there are as many starts its saga later. Such starts stand in line. 0: no limit.
+	MaxRunning int
+	// Pause is how long such an event waits before it looks again. 0: 1 s.
+	Pause time.Duration
+}
+
+// StartOn makes a handler that starts a saga for each event, in the transaction that records the event: once,
+// however often it is delivered, and not at all if that transaction does not commit. transform makes the saga's
+// input; [FromJSON] is one. Combine it with [inbox.ByType] to choose events, and with [inbox.Rate] to limit how many start.
+//
+// The start key is made of the event's id, so that a second trigger of the same saga for the same event starts no
+// other.
+func StartOn[I pgengine.Input](e *pgengine.Engine, transform func(inbox.Message) (I, error), opts *TriggerOptions) inbox.Handler {
+	o := TriggerOptions{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Pause <= 0 {
+		o.Pause = time.Second
+	}
+	return func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+		in, err := transform(m)
+		if errors.Is(err, ErrIgnore) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if o.MaxRunning > 0 {
+			if err := room(ctx, tx, in.SagaName(), o); err != nil {
+				return err
+			}
+		}
+		_, err = e.Start(ctx, tx, in, &pgengine.StartOptions{
+			Key: "event " + m.EventID().String(), Tags: o.Tags, Timeout: o.Timeout, TraceParent: m.TraceParent,
+		})
+		if errors.Is(err, pgengine.ErrOtherInput) || errors.Is(err, pgengine.ErrTooLarge) {
+			return inbox.Terminal(err)
+		}
+		return err
+	}
+}
+
+// room asks whether one more may run. The lock comes first, in a statement of its own: whoever had it has
+// committed by then, and is counted.
+func room(ctx context.Context, tx pgx.Tx, name string, o TriggerOptions) error {
+	if _, err := tx.Exec(ctx, sql.TriggerLock, name); err != nil {
+		return fmt.Errorf("trigger of saga %s: %w", name, err)
+	}
+	var running int
+	if err := tx.QueryRow(ctx, sql.TriggerRunning, name).Scan(&running); err != nil {
+		return fmt.Errorf("trigger of saga %s: %w", name, err)
+	}
+	if running >= o.MaxRunning {
+		return inbox.Later(o.Pause, fmt.Sprintf("%d sagas %s are running", running, name))
+	}
+	return nil
+}
+
+// FromJSON is a transform whose event is the input itself, as JSON. An event that does not fit is dead-lettered at
+// once. Fields that the input has not are passed over, as a sender may add some.
+func FromJSON[I pgengine.Input](m inbox.Message) (in I, err error) {
+	if err := json.Unmarshal(m.Payload, &in); err != nil {
+		return in, inbox.Terminal(fmt.Errorf("event %s is no input of saga %s: %w", m.ID, in.SagaName(), err))
+	}
+	return in, nil
+}

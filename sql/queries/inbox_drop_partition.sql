@@ -1,0 +1,1 @@
+SELECT pgsagaz.inbox_drop_partition($1)
