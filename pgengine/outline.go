@@ -190,7 +190,7 @@ func (o *outline) notes() []StepNote {
 		switch {
 		case len(g.nodes) > 1 && len(g.preds[i])+len(g.succs[i]) == 0:
 			say("it comes neither before nor after any other step")
-		case len(g.succs[i]) == 0 && o.p.Output != "" && n.name != o.p.Output:
+		case len(g.succs[i]) == 0 && !n.optional && o.p.Output != "" && n.name != o.p.Output:
 			say("nothing comes after it, and it is not the Output: nothing uses its result")
 		}
 		if n.isTx() && n.undoable() && o.endsTheSaga(i) {
