@@ -39,6 +39,7 @@ type workerOptions struct {
 	ID         string
 	URL        string // of the database
 	Outside    string // of the outside
+	Generation int    // of a rollout's workers; 0: it works the other sagas
 	JobPerStep bool
 	Lease      time.Duration
 	Grace      time.Duration
@@ -72,7 +73,11 @@ func runWorker(o workerOptions, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas(newClient(o.Outside, o.ID)), Logger: log})
+	known := sagas(newClient(o.Outside, o.ID))
+	if o.Generation > 0 {
+		known = rollouts(o.Generation)
+	}
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: known, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -107,6 +107,8 @@ var (
 	DefinitionUnfinished string
 	//go:embed queries/definition_list.sql
 	DefinitionList string
+	//go:embed queries/definition_pick.sql
+	DefinitionPick string
 
 	//go:embed queries/worker_register.sql
 	WorkerRegister string

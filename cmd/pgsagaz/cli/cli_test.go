@@ -82,7 +82,7 @@ func (h *theatre) program() Program {
 		Undo: func(context.Context, call, int) error { return nil },
 	}
 	return Program{Demo: true, Sagas: []pgengine.Definition{
-		pgengine.Saga[ticket]{Version: 1, Output: pay, Steps: pgengine.Steps[ticket](book, pay)},
+		pgengine.Saga[ticket]{Version: 1, Output: pay, Steps: pgengine.Steps[ticket](book, pay)}, h.tour(),
 	}}
 }
 

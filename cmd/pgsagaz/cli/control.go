@@ -12,7 +12,7 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// asked is what cancel and retry print as JSON.
+// asked is what cancel, retry and resolve print as JSON.
 type asked struct {
 	ID      string           `json:"id"`
 	Command string           `json:"command"`
@@ -66,22 +66,34 @@ func (a *app) ask(ctx context.Context, e *pgengine.Engine, command, id, reason s
 	if err != nil {
 		return err
 	}
-	out := asked{ID: id, Command: command}
+	return a.answer(ctx, e, asked{ID: id, Command: command}, follow, fmt.Sprintf("asked saga %s to %s; see: pgsagaz saga show %s",
+		id, map[string]string{"cancel": "turn back", "retry": "try again"}[command], id))
+}
+
+// answer says what was asked or, with --wait, what came of it.
+func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, follow bool, text string) error {
 	if !follow {
-		return a.print(out, func(w io.Writer) {
-			fmt.Fprintf(w, "asked saga %s to %s; see: pgsagaz saga show %s\n", id, map[string]string{"cancel": "turn back", "retry": "try again"}[command], id)
-		})
+		return a.print(out, func(w io.Writer) { fmt.Fprintln(w, text) })
 	}
-	status, err := wait(ctx, e, id)
+	status, err := wait(ctx, e, out.ID)
 	if err != nil {
-		return fmt.Errorf("saga %s was asked to %s, and goes on: %w", id, command, err)
+		return fmt.Errorf("saga %s was asked to %s, and goes on: %w", out.ID, out.Command, err)
 	}
 	out.Saga = &status
-	if err := a.print(out, func(w io.Writer) { a.showSaga(w, status, nil) }); err != nil {
+	if err := a.printEnd(ctx, e, out, status); err != nil {
 		return err
 	}
-	if command == "cancel" {
+	if out.Command == "cancel" {
 		return unless(status.State == pgengine.Compensated)
 	}
 	return unless(status.State.Ended())
+}
+
+// printEnd prints out as JSON, or shows the saga that a command has waited for.
+func (a *app) printEnd(ctx context.Context, e *pgengine.Engine, out any, s pgengine.Status) error {
+	v, err := look(ctx, e, s)
+	if err != nil {
+		return err
+	}
+	return a.print(out, v.show)
 }

@@ -16,7 +16,8 @@ import (
 
 func (a *app) saga() *cobra.Command {
 	cmd := &cobra.Command{Use: "saga", Short: "List, show, start and control sagas", Args: cobra.NoArgs, RunE: help}
-	cmd.AddCommand(a.sagaList(), a.sagaShow(), a.sagaStart(), a.sagaCancel(), a.sagaRetry())
+	cmd.AddCommand(a.sagaList(), a.sagaShow(), a.sagaStart(), a.sagaCancel(), a.sagaRetry(), a.sagaResolve(),
+		a.sagaSignal(), a.sagaVersions(), a.sagaGraph(), a.sagaPlan())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -17,6 +18,16 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
+// view is all there is to show of a saga.
+type view struct {
+	pgengine.Status
+	Waits []waiting `json:"waits,omitempty"` // what its steps wait for
+	Now   []string  `json:"now,omitempty"`   // what a person can do, with what to type
+
+	graph   *pgengine.Graph // nil: not registered
+	workers []string        // live ones that have its code
+}
+
 func (a *app) sagaShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Show a saga with its steps, what went wrong, and what to do", Args: oneID,
@@ -26,14 +37,32 @@ func (a *app) sagaShow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				workers, err := capable(cmd.Context(), e, s)
+				v, err := look(cmd.Context(), e, s)
 				if err != nil {
 					return err
 				}
-				return a.print(s, func(w io.Writer) { a.showSaga(w, s, workers) })
+				return a.print(v, v.show)
 			})
 		},
 	}
+}
+
+// look adds what the database knows of a saga's definition and workers.
+func look(ctx context.Context, e *pgengine.Engine, s pgengine.Status) (view, error) {
+	v := view{Status: s}
+	g, _, err := e.Graph(ctx, s.Name, s.Version)
+	switch {
+	case err == nil:
+		v.graph = &g
+	case !errors.Is(err, pgengine.ErrUnknownSaga):
+		return v, err
+	}
+	if v.workers, err = capable(ctx, e, s); err != nil {
+		return v, err
+	}
+	v.Waits = v.waits()
+	v.Now = v.nextMoves()
+	return v, nil
 }
 
 // capable names the live workers that have the saga's code. It is not nil.
@@ -62,9 +91,9 @@ func capable(ctx context.Context, e *pgengine.Engine, s pgengine.Status) ([]stri
 	return names, nil
 }
 
-// showSaga writes for a person at three in the morning: what is it, what went wrong, what now. workers
-// are those that could work it; nil: not known.
-func (a *app) showSaga(w io.Writer, s pgengine.Status, workers []string) {
+// show writes for a person at three in the morning: what is it, what went wrong, what now.
+func (v view) show(w io.Writer) {
+	s := v.Status
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("saga %s  %s/%d  %s", s.ID, s.Name, s.Version, strings.ToUpper(string(s.State)))
 	p("")
@@ -96,10 +125,12 @@ func (a *app) showSaga(w io.Writer, s pgengine.Status, workers []string) {
 		p("")
 		showAttempts(w, s.Attempts)
 	}
-	if next := nextMoves(s, workers); len(next) > 0 {
+	showChildren(w, s.Children)
+	showSignals(w, s.Signals)
+	if len(v.Now) > 0 {
 		p("")
 		p("What now:")
-		for _, line := range next {
+		for _, line := range v.Now {
 			p("  %s", line)
 		}
 	}
@@ -128,8 +159,12 @@ func showSteps(w io.Writer, s pgengine.Status) {
 		if t.Error != "" {
 			said = t.Error
 		}
+		said = clip(said, 100)
+		if t.Note != "" { // of a Recover or an operator, or why there was nothing to do
+			said = strings.TrimSpace(said + " [" + clip(t.Note, 100) + "]")
+		}
 		rows = append(rows, []string{
-			t.Step, string(t.Direction), state, strconv.Itoa(t.Attempt), ended, lasted, orDash(t.Worker), orDash(clip(said, 100)),
+			t.Step, string(t.Direction), state, strconv.Itoa(t.Attempt), ended, lasted, orDash(t.Worker), orDash(said),
 		})
 	}
 	table(w, "  ", rows)
@@ -161,48 +196,64 @@ func showAttempts(w io.Writer, all []pgengine.Attempt) {
 	table(w, "    ", rows)
 }
 
-// nextMoves say what a person can do, with what to type.
-func nextMoves(s pgengine.Status, workers []string) (lines []string) {
-	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	if s.State.Ended() {
-		return nil
+// showChildren shows first those that somebody may have to look at.
+func showChildren(w io.Writer, all []pgengine.ChildStatus) {
+	if len(all) == 0 {
+		return
 	}
-	stuck, busy := false, false
-	for _, t := range s.Steps {
-		direction := "step"
-		if t.Direction == pgengine.Undo {
-			direction = "the undo of"
-		}
-		switch t.State {
-		case "stuck":
-			stuck = true
-			say("%s %s has given up: %s", direction, t.Step, clip(t.Error, 200))
-		case "waiting":
-			busy = true
-			if t.NextAt != nil && time.Until(*t.NextAt) > 0 {
-				say("%s %s is tried again in %s (%d failed so far): %s", direction, t.Step, span(time.Until(*t.NextAt)), t.Attempt, clip(t.Error, 200))
-			} else {
-				say("%s %s waits for a worker", direction, t.Step)
-			}
-		case "running":
-			busy = true
-			say("%s %s is running on %s", direction, t.Step, orDash(t.Worker))
-		}
+	const most = 20
+	open := slices.Clone(all)
+	slices.SortStableFunc(open, func(a, b pgengine.ChildStatus) int { return urgency(a.State) - urgency(b.State) })
+	fmt.Fprintf(w, "\n  Children: %s", tally(all))
+	if len(open) > most {
+		fmt.Fprintf(w, "; %d of them (all with --json)", most)
+		open = open[:most]
 	}
+	fmt.Fprintln(w)
+	var rows [][]string
+	for _, c := range open {
+		rows = append(rows, []string{c.Step, "#" + strconv.Itoa(c.Item), c.Name, string(c.State), orDash(c.ID)})
+	}
+	table(w, "    ", rows)
+}
+
+func urgency(s pgengine.State) int {
 	switch {
-	case stuck:
-		say("Mend what the error tells of, then:")
-		say("  pgsagaz saga retry %s --reason '...' --wait", s.ID)
-	case s.State == pgengine.Running:
-		if !busy {
-			say("it waits to be begun, or to go on")
+	case s == pgengine.Stuck:
+		return 0
+	case s.Ended():
+		return 2
+	}
+	return 1
+}
+
+// tally counts children by their states.
+func tally(children []pgengine.ChildStatus) string {
+	counts := map[pgengine.State]int{}
+	for _, c := range children {
+		counts[c.State]++
+	}
+	var words []string
+	for _, state := range slices.Concat(states, []pgengine.State{"waiting"}) {
+		if counts[state] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", counts[state], state))
 		}
-		say("To turn it back:  pgsagaz saga cancel %s --reason '...' --wait", s.ID)
-	default:
-		say("it turns back by itself: nothing to do unless it becomes stuck")
 	}
-	if workers != nil && len(workers) == 0 {
-		say("NO LIVE WORKER has the code of %s/%d: nothing goes on until one is started (pgsagaz worker)", s.Name, s.Version)
+	return strings.Join(words, ", ")
+}
+
+func showSignals(w io.Writer, all []pgengine.SignalStatus) {
+	if len(all) == 0 {
+		return
 	}
-	return lines
+	fmt.Fprintf(w, "\n  Signals: %d\n", len(all))
+	var rows [][]string
+	for _, s := range all {
+		taken := "kept for a step to come"
+		if s.Step != "" {
+			taken = "taken by " + s.Step
+		}
+		rows = append(rows, []string{s.SentAt.Local().Format("15:04:05.000"), s.Name, orDash(clip(s.Key, 30)), taken, clip(string(s.Payload), 100)})
+	}
+	table(w, "    ", rows)
 }

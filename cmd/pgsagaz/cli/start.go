@@ -46,7 +46,10 @@ func (a *app) sagaStart() *cobra.Command {
 			if o.Timeout < 0 || o.Version < 0 {
 				return usagef("--timeout and --saga-version must not be negative")
 			}
-			raw, err := a.readInput(input)
+			if input == "" {
+				return usagef("--input is missing: give JSON, - for standard input, or @file")
+			}
+			raw, err := a.readJSON("--input", input)
 			if err != nil {
 				return err
 			}
@@ -89,7 +92,7 @@ func (a *app) start(ctx context.Context, e *pgengine.Engine, name string, raw js
 		return fmt.Errorf("saga %s is started, and goes on: %w", s.ID, err)
 	}
 	out.Saga = &status
-	if err := a.print(out, func(w io.Writer) { a.showSaga(w, status, nil) }); err != nil {
+	if err := a.printEnd(ctx, e, out, status); err != nil {
 		return err
 	}
 	return unless(status.State == pgengine.Completed)
@@ -103,25 +106,22 @@ func unless(ok bool) error {
 	return exitCode(exitFailed)
 }
 
-// readInput reads JSON from where --input says, and tells where it is wrong.
-func (a *app) readInput(input string) (json.RawMessage, error) {
+// readJSON reads JSON from where an argument says, and tells where it is wrong.
+func (a *app) readJSON(from, argument string) (json.RawMessage, error) {
 	var raw []byte
 	var err error
-	from := "--input"
 	switch {
-	case input == "":
-		return nil, usagef("--input is missing: give JSON, - for standard input, or @file")
-	case input == "-":
+	case argument == "-":
 		from = "standard input"
 		raw, err = io.ReadAll(a.Stdin)
-	case strings.HasPrefix(input, "@"):
-		from = input[1:]
+	case strings.HasPrefix(argument, "@"):
+		from = argument[1:]
 		raw, err = os.ReadFile(from)
 	default:
-		raw = []byte(input)
+		raw = []byte(argument)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the input: %w", err)
+		return nil, fmt.Errorf("read the JSON: %w", err)
 	}
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
