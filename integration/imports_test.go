@@ -27,13 +27,15 @@ var mayImport = map[string][]string{
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql"},
 	"pgengine/sagaui":       {"pgengine"},
 
-	"outbox":            {"sql", "sql/failpoint"},
-	"outbox/outboxtest": {"outbox", "sql", "sql/sqltest"},
-	"outbox/kafkapub":   {"outbox"},
-	"outbox/amqppub":    {"outbox"},
-	"outbox/redispub":   {"outbox"},
+	"cloudevents": {},
 
-	"inbox":           {"sql", "sql/failpoint"},
+	"outbox":            {"cloudevents", "sql", "sql/failpoint"},
+	"outbox/outboxtest": {"outbox", "sql", "sql/sqltest"},
+	"outbox/kafkapub":   {"cloudevents", "outbox"},
+	"outbox/amqppub":    {"cloudevents", "outbox"},
+	"outbox/redispub":   {"cloudevents", "outbox"},
+
+	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/kafkasub":  {"inbox"},
 	"inbox/amqpsub":   {"inbox"},
