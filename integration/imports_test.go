@@ -48,6 +48,8 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 
+	"internal/brokertest": {},
+
 	"integration": {},
 }
 
