@@ -28,7 +28,8 @@ var mayImport = map[string][]string{
 	"pgengine/sagaui":       {"pgengine"},
 
 	"outbox":            {"sql", "sql/failpoint"},
-	"outbox/outboxtest": {"outbox", "sql", "sql/sqltest"},
+	"outbox/memorypub":  {"outbox"},
+	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
 	"outbox/kafkapub":   {"outbox"},
 	"outbox/amqppub":    {"outbox"},
 	"outbox/redispub":   {"outbox"},
@@ -44,7 +45,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "sql/localpg"},
 
 	"integration": {},
 }

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,6 +42,10 @@ type Publisher interface {
 	// Close lets go of connections. No Publish is under way or follows.
 	Close() error
 }
+
+// ErrHeld is what a publisher says of an event that it did not send, since an earlier one of its key was not
+// acknowledged. Nobody is to blame for it.
+var ErrHeld = errors.New("outbox: held back behind an earlier event of its key")
 
 // RejectedError: the event itself was refused.
 type RejectedError struct{ Err error }
