@@ -30,23 +30,24 @@ var mayImport = map[string][]string{
 	"cloudevents": {},
 
 	"outbox":            {"cloudevents", "sql", "sql/failpoint"},
-	"outbox/outboxtest": {"outbox", "sql", "sql/sqltest"},
+	"outbox/memorypub":  {"outbox"},
+	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
 	"outbox/kafkapub":   {"cloudevents", "outbox"},
 	"outbox/amqppub":    {"cloudevents", "outbox"},
 	"outbox/redispub":   {"cloudevents", "outbox"},
 
 	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
-	"inbox/kafkasub":  {"inbox"},
-	"inbox/amqpsub":   {"inbox"},
-	"inbox/redissub":  {"inbox"},
+	"inbox/kafkasub":  {"cloudevents", "inbox"},
+	"inbox/amqpsub":   {"cloudevents", "inbox"},
+	"inbox/redissub":  {"cloudevents", "inbox"},
 
 	"jobs": {"pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
 
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "sql/localpg"},
 
 	"internal/brokertest": {},
 
