@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 
 	"inbox":           {"sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
+	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
 	"inbox/amqpsub":   {"inbox"},
 	"inbox/redissub":  {"inbox"},
@@ -44,7 +45,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "inbox", "inbox/memorysub", "sql/localpg"},
 
 	"integration": {},
 }
