@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 
 	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
+	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"cloudevents", "inbox"},
 	"inbox/amqpsub":   {"cloudevents", "inbox"},
 	"inbox/redissub":  {"cloudevents", "inbox"},
@@ -47,7 +48,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
 	"internal/brokertest": {},
 
