@@ -78,7 +78,8 @@ POM
 
 # --- ports and certificates -------------------------------------------------------------------------------------------
 
-# port NAME FROM: the port of that name, the first free one from FROM on when it is asked for first.
+# port NAME FROM: the port of that name, the first free one from FROM on when it is asked for first. All lie below those that the
+# kernel gives to outgoing connections, one of which could otherwise hold a port while its broker restarts.
 port() {
   local file=$dir/ports/$1 p=$2
   mkdir -p "$dir/ports"
@@ -113,7 +114,10 @@ launch() {
   local name=$1
   shift
   setsid nohup "$@" >>"$dir/$name.log" 2>&1 </dev/null &
-  echo $! >"$dir/$name.pid"
+  local pid=$!
+  echo "$pid" >"$dir/$name.pid"
+  # It has its group a moment after it began.
+  until runs "$name" || ! kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
 }
 
 runs() { [ -e "$dir/$1.pid" ] && kill -0 -- "-$(cat "$dir/$1.pid")" 2>/dev/null; }
@@ -137,9 +141,10 @@ halt() {
   group=-$(cat "$dir/$1.pid")
   kill -CONT -- "$group" 2>/dev/null || true # a stopped one hears nothing
   kill -TERM -- "$group" 2>/dev/null || true
-  for i in {1..300}; do
+  for i in {1..200}; do
     if ! runs "$1"; then break; fi
-    if [ "$i" = 200 ]; then kill -KILL -- "$group" 2>/dev/null || true; fi
+    # All of them survive that.
+    if [ "$i" = 80 ]; then kill -KILL -- "$group" 2>/dev/null || true; fi
     sleep 0.1
   done
   if runs "$1"; then log "$1 does not end"; return 1; fi
@@ -150,7 +155,7 @@ halt() {
 
 start_kafka() {
   local port tls controller
-  port=$(port kafka 39092) tls=$(port kafka-tls 39192) controller=$(port kafka-controller 39292)
+  port=$(port kafka 29092) tls=$(port kafka-tls 29192) controller=$(port kafka-controller 29292)
   fetch_kafka
   cat >"$dir/kafka/server.properties" <<PROPERTIES
 process.roles=broker,controller
@@ -197,11 +202,12 @@ PROPERTIES
   fi
   launch kafka "${java[@]}" kafka.Kafka "$dir/kafka/server.properties"
   await kafka "$port"
+  await kafka "$tls"
 }
 
 start_amqp() {
   local port tls dist epmd
-  port=$(port amqp 35672) tls=$(port amqp-tls 35772) dist=$(port amqp-dist 35872) epmd=$(port epmd 34369)
+  port=$(port amqp 25672) tls=$(port amqp-tls 25772) dist=$(port amqp-dist 25872) epmd=$(port epmd 24369)
   mkdir -p "$dir/amqp/home"
   # max_message_size is a broker's own way to refuse a message that is too large.
   cat >"$dir/amqp/rabbitmq.conf" <<CONF
@@ -237,7 +243,7 @@ CONF
 
 start_redis() {
   local port tls
-  port=$(port redis 36379) tls=$(port redis-tls 36479)
+  port=$(port redis 26379) tls=$(port redis-tls 26479)
   mkdir -p "$dir/redis"
   # Every write is on the disk before it is acknowledged, so that tests may restart it.
   launch redis redis-server --bind 127.0.0.1 --port "$port" --dir "$dir/redis" --save '' --appendonly yes --appendfsync always \
@@ -248,7 +254,7 @@ start_redis() {
 
 start_pgbouncer() {
   local port target=${PGBOUNCER_TARGET:-127.0.0.1:5432}
-  port=$(port pgbouncer 36432)
+  port=$(port pgbouncer 26432)
   mkdir -p "$dir/pgbouncer"
   cat >"$dir/pgbouncer/pgbouncer.ini" <<INI
 [databases]
@@ -274,18 +280,18 @@ INI
 exports() {
   case $1 in
     kafka)
-      echo "export PGSAGAZ_TEST_KAFKA=kafka://127.0.0.1:$(port kafka 39092)"
-      echo "export PGSAGAZ_TEST_KAFKA_TLS=kafka+ssl://test:secret@127.0.0.1:$(port kafka-tls 39192)"
+      echo "export PGSAGAZ_TEST_KAFKA=kafka://127.0.0.1:$(port kafka 29092)"
+      echo "export PGSAGAZ_TEST_KAFKA_TLS=kafka+ssl://test:secret@127.0.0.1:$(port kafka-tls 29192)"
       ;;
     amqp)
-      echo "export PGSAGAZ_TEST_AMQP=amqp://guest:guest@127.0.0.1:$(port amqp 35672)/"
-      echo "export PGSAGAZ_TEST_AMQP_TLS=amqps://guest:guest@127.0.0.1:$(port amqp-tls 35772)/"
+      echo "export PGSAGAZ_TEST_AMQP=amqp://guest:guest@127.0.0.1:$(port amqp 25672)/"
+      echo "export PGSAGAZ_TEST_AMQP_TLS=amqps://guest:guest@127.0.0.1:$(port amqp-tls 25772)/"
       ;;
     redis)
-      echo "export PGSAGAZ_TEST_REDIS=redis://127.0.0.1:$(port redis 36379)/0"
-      echo "export PGSAGAZ_TEST_REDIS_TLS=rediss://test:secret@127.0.0.1:$(port redis-tls 36479)/0"
+      echo "export PGSAGAZ_TEST_REDIS=redis://127.0.0.1:$(port redis 26379)/0"
+      echo "export PGSAGAZ_TEST_REDIS_TLS=rediss://test:secret@127.0.0.1:$(port redis-tls 26479)/0"
       ;;
-    pgbouncer) echo "export PGSAGAZ_TEST_PGBOUNCER=127.0.0.1:$(port pgbouncer 36432)" ;;
+    pgbouncer) echo "export PGSAGAZ_TEST_PGBOUNCER=127.0.0.1:$(port pgbouncer 26432)" ;;
   esac
 }
 
