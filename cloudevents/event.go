@@ -19,6 +19,9 @@ const (
 // ContentType is the header that says what the body is.
 const ContentType = "content-type"
 
+// DataField is the field of a Redis stream's entry that holds the body; its other fields are the headers.
+const DataField = "data"
+
 // StructuredType is the content type of structured mode.
 const StructuredType = "application/cloudevents+json"
 

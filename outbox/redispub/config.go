@@ -13,7 +13,7 @@ import (
 // Config of a [Publisher]. The zero value of each field is its default.
 type Config struct {
 	// Options of the connections: Addrs (default 127.0.0.1:6379), Username, Password, TLSConfig, Dialer, and MasterName for
-	// Sentinel; several Addrs without it are a cluster. MaxRetries and ContextTimeoutEnabled are set by New.
+	// Sentinel; several Addrs without it are a cluster. MaxRetries, DialerRetries and ContextTimeoutEnabled are set by New.
 	Options redis.UniversalOptions
 	// Format of the entries.
 	Format outbox.Format
@@ -56,7 +56,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 5 * time.Second
 	}
-	c.Options.MaxRetries = -1
+	c.Options.MaxRetries, c.Options.DialerRetries = -1, 1
 	c.Options.ContextTimeoutEnabled = true
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,9 +21,6 @@ import (
 var publishSource string
 
 var publish = redis.NewScript(publishSource)
-
-// DataField is the field of an entry that holds the payload.
-const DataField = "data"
 
 // maxFields is how many fields an entry may have: Lua passes less than 8000 arguments.
 const maxFields = 3000
@@ -46,7 +44,7 @@ func New(cfg Config) (*Publisher, error) {
 
 // Close closes all connections.
 func (p *Publisher) Close() error {
-	if err := p.client.Close(); err != nil {
+	if err := p.client.Close(); err != nil && !errors.Is(err, net.ErrClosed) { // a connection that is broken already is closed well enough
 		return fmt.Errorf("redispub: %w", err)
 	}
 	return nil
@@ -117,8 +115,8 @@ func (p *Publisher) fields(e outbox.Event) (fields []any, size int, err error) {
 	if len(body) > p.cfg.MaxBytes {
 		return nil, 0, fmt.Errorf("redispub: %d bytes are too large, the limit is %d", len(body), p.cfg.MaxBytes)
 	}
-	if _, ok := headers[DataField]; ok {
-		return nil, 0, fmt.Errorf("redispub: a header cannot be named %s: the field of that name is the payload", DataField)
+	if _, ok := headers[cloudevents.DataField]; ok {
+		return nil, 0, fmt.Errorf("redispub: a header cannot be named %s: the field of that name is the payload", cloudevents.DataField)
 	}
 	if len(headers) > maxFields {
 		return nil, 0, fmt.Errorf("redispub: %d headers are too many, the limit is %d", len(headers), maxFields)
@@ -128,7 +126,7 @@ func (p *Publisher) fields(e outbox.Event) (fields []any, size int, err error) {
 		fields = append(fields, name, headers[name])
 		size += len(name) + len(headers[name])
 	}
-	return append(fields, DataField, body), size, nil
+	return append(fields, cloudevents.DataField, body), size, nil
 }
 
 // add runs the script. An error leaves open whether it ran.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/pgsagaz/pgsagaz/cloudevents"
 	"github.com/pgsagaz/pgsagaz/internal/brokertest"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/outbox/outboxtest"
@@ -76,8 +77,8 @@ func read(t testing.TB, stream string) []outbox.Event {
 		for name, value := range entry.Values {
 			headers[name] = value.(string)
 		}
-		body := headers[redispub.DataField]
-		delete(headers, redispub.DataField)
+		body := headers[cloudevents.DataField]
+		delete(headers, cloudevents.DataField)
 		e, err := outbox.Decode(headers, []byte(body))
 		if err != nil {
 			t.Fatalf("entry %s: %v", entry.ID, err)
