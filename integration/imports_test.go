@@ -33,14 +33,14 @@ var mayImport = map[string][]string{
 	"outbox/memorypub":  {"outbox"},
 	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
 	"outbox/kafkapub":   {"cloudevents", "outbox"},
-	"outbox/amqppub":    {"cloudevents", "outbox"},
+	"outbox/amqppub":    {"cloudevents", "internal/amqpconn", "outbox"},
 	"outbox/redispub":   {"cloudevents", "outbox"},
 
 	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/memorysub": {"inbox"},
-	"inbox/kafkasub":  {"cloudevents", "inbox"},
-	"inbox/amqpsub":   {"cloudevents", "inbox"},
+	"inbox/kafkasub":  {"inbox"},
+	"inbox/amqpsub":   {"internal/amqpconn", "inbox"},
 	"inbox/redissub":  {"cloudevents", "inbox"},
 
 	"jobs": {"pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
+	"internal/amqpconn":   {},
 	"internal/brokertest": {},
 
 	"integration": {},

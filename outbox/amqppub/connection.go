@@ -4,20 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/pgsagaz/pgsagaz/internal/amqpconn"
 	"github.com/pgsagaz/pgsagaz/outbox"
 )
 
 // connection is one to RabbitMQ, with channels to spare.
 type connection struct {
-	*amqp.Connection
-	raw net.Conn
+	*amqpconn.Conn
 
 	mu    sync.Mutex
 	spare []*channel
@@ -45,71 +43,19 @@ func (p *Publisher) connection(ctx context.Context) (*connection, error) {
 	if conn != nil && !conn.IsClosed() {
 		return conn, nil
 	}
-	conn, err := p.connect(ctx)
+	raw, err := amqpconn.Dial(ctx, amqpconn.Options{URL: p.cfg.URL, Name: p.cfg.Name, Heartbeat: p.cfg.Heartbeat, TLS: p.cfg.TLS, Dial: p.cfg.Dial})
 	if err != nil {
 		return nil, fmt.Errorf("amqppub: connecting: %w", err)
 	}
+	conn = &connection{Conn: raw, known: map[string]bool{}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conn = conn
 	return conn, nil
 }
 
-func (p *Publisher) connect(ctx context.Context) (*connection, error) {
-	conn := &connection{known: map[string]bool{}}
-	stop := func() bool { return true }
-	config := amqp.Config{Heartbeat: p.cfg.Heartbeat, TLSClientConfig: p.cfg.TLS, Properties: amqp.NewConnectionProperties()}
-	config.Properties.SetClientConnectionName(p.cfg.Name)
-	config.Dial = func(network, address string) (net.Conn, error) {
-		raw, err := p.cfg.Dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		conn.raw = raw
-		stop = context.AfterFunc(ctx, func() { _ = raw.Close() }) // the handshake knows no context
-		return raw, nil
-	}
-	var err error
-	conn.Connection, err = amqp.DialConfig(p.cfg.URL, config)
-	if !stop() {
-		err = errors.Join(ctx.Err(), err)
-	}
-	if err != nil {
-		if conn.raw != nil {
-			_ = conn.raw.Close()
-		}
-		return nil, err
-	}
-	return conn, nil
-}
-
-// within runs f, which speaks with RabbitMQ and knows no context: at the end of ctx the connection is cut, so that f ends.
-func (c *connection) within(ctx context.Context, f func() error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.raw.Close() })
-	err := f()
-	if !stop() {
-		return errors.Join(ctx.Err(), err)
-	}
-	return err
-}
-
-func (c *connection) close() error {
-	if c.IsClosed() {
-		return nil
-	}
-	err := c.CloseDeadline(time.Now().Add(5 * time.Second))
-	_ = c.raw.Close()
-	if err != nil {
-		return fmt.Errorf("amqppub: closing: %w", err)
-	}
-	return nil
-}
-
-// channel is a spare one, or a new one.
-func (c *connection) channel(ctx context.Context, room int) (*channel, error) {
+// open gives a spare channel, or a new one.
+func (c *connection) open(ctx context.Context, room int) (*channel, error) {
 	c.mu.Lock()
 	for len(c.spare) > 0 {
 		ch := c.spare[len(c.spare)-1]
@@ -121,8 +67,8 @@ func (c *connection) channel(ctx context.Context, room int) (*channel, error) {
 	}
 	c.mu.Unlock()
 	ch := &channel{}
-	err := c.within(ctx, func() (err error) {
-		if ch.Channel, err = c.Connection.Channel(); err != nil {
+	err := c.Within(ctx, func() (err error) {
+		if ch.Channel, err = c.Channel(); err != nil {
 			return err
 		}
 		return ch.Confirm(false)
@@ -178,8 +124,8 @@ func (c *connection) know(ctx context.Context, exchange string, ask func(ch *amq
 	if known {
 		return nil
 	}
-	err := c.within(ctx, func() error {
-		ch, err := c.Connection.Channel()
+	err := c.Within(ctx, func() error {
+		ch, err := c.Channel()
 		if err != nil {
 			return err
 		}

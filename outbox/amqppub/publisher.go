@@ -40,10 +40,13 @@ func (p *Publisher) Close() error {
 	defer p.mu.Unlock()
 	var err error
 	if p.conn != nil {
-		err = p.conn.close()
+		err = p.conn.End()
 	}
 	p.ending.Wait()
-	return err
+	if err != nil {
+		return fmt.Errorf("amqppub: closing: %w", err)
+	}
+	return nil
 }
 
 // Publish sends events, one a key at a time.
@@ -105,12 +108,12 @@ func (p *Publisher) attempt(ctx context.Context, lot []outbox.Event) []answer {
 	for i, e := range lot {
 		answers[i].err = p.prepare(ctx, conn, e)
 	}
-	ch, err := conn.channel(ctx, p.cfg.MaxInFlight)
+	ch, err := conn.open(ctx, p.cfg.MaxInFlight)
 	if err != nil {
 		return fail(err)
 	}
 	confirmations := make([]*amqp.DeferredConfirmation, len(lot))
-	err = conn.within(ctx, func() error {
+	err = conn.Within(ctx, func() error {
 		for i, e := range lot {
 			if answers[i].err != nil {
 				continue
