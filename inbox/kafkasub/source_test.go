@@ -43,10 +43,14 @@ func newTopic(t testing.TB, name string, partitions int) {
 	})
 }
 
-// produce puts a record into partition 0 as it is.
-func produce(t testing.TB, topic string, r kafka.Record) {
+// produce puts a message into partition 0 as it is.
+func produce(t testing.TB, topic string, m kafka.Message) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		r := kafka.Record{Value: kafka.NewBytes(m.Value), Headers: m.Headers} // an attempt reads it up
+		if m.Key != nil {
+			r.Key = kafka.NewBytes(m.Key)
+		}
 		var err error
 		do(t, func(c *kafka.Client) error {
 			var answer *kafka.ProduceResponse
@@ -135,7 +139,7 @@ func TestSource(t *testing.T) {
 				}
 			},
 			Spoil: func(t testing.TB, payload []byte) {
-				produce(t, topic, kafka.Record{Value: kafka.NewBytes(payload), Headers: []kafka.Header{{Key: "ce_specversion", Value: []byte("1.0")}}})
+				produce(t, topic, kafka.Message{Value: payload, Headers: []kafka.Header{{Key: "ce_specversion", Value: []byte("1.0")}}})
 			},
 		}
 	})
@@ -179,8 +183,8 @@ func fetchOne(t testing.TB, s *kafkasub.Source) inbox.Delivery {
 func TestForeignRecords(t *testing.T) {
 	topic := brokertest.Name("test")
 	newTopic(t, topic, 1)
-	produce(t, topic, kafka.Record{Key: kafka.NewBytes([]byte("k")), Value: kafka.NewBytes([]byte("anything")), Headers: []kafka.Header{{Key: "A", Value: []byte("b")}}})
-	produce(t, topic, kafka.Record{Value: kafka.NewBytes([]byte(`{"event_id":"8a7c","aggregate_id":"o-1","event_type":"OrderCreated","payload":{"a":1}}`))})
+	produce(t, topic, kafka.Message{Key: []byte("k"), Value: []byte("anything"), Headers: []kafka.Header{{Key: "A", Value: []byte("b")}}})
+	produce(t, topic, kafka.Message{Value: []byte(`{"event_id":"8a7c","aggregate_id":"o-1","event_type":"OrderCreated","payload":{"a":1}}`)})
 	s := open(t, kafkasub.Config{Group: brokertest.Name("group"), Topics: []string{topic}})
 	defer s.Close()
 	plain, sagaz := fetchOne(t, s), fetchOne(t, s)
@@ -231,7 +235,7 @@ func TestDeletedRecords(t *testing.T) {
 	topic, group := brokertest.Name("test"), brokertest.Name("group")
 	newTopic(t, topic, 1)
 	for i := range 10 {
-		produce(t, topic, kafka.Record{Value: kafka.NewBytes(fmt.Append(nil, i))})
+		produce(t, topic, kafka.Message{Value: fmt.Append(nil, i)})
 	}
 	s := open(t, kafkasub.Config{Group: group, Topics: []string{topic}})
 	d := fetchOne(t, s)
@@ -264,7 +268,7 @@ func TestDeletedRecords(t *testing.T) {
 		}
 	}
 	commitOffset(t, group, topic, 7)
-	produce(t, topic, kafka.Record{Value: kafka.NewBytes([]byte("new"))})
+	produce(t, topic, kafka.Message{Value: []byte("new")})
 	s = open(t, kafkasub.Config{Group: group, Topics: []string{topic}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	defer s.Close()
 	if d := fetchOne(t, s); string(d.Message.Payload) != "new" {
@@ -308,7 +312,7 @@ func TestTLSAndPassword(t *testing.T) {
 	u, config := brokertest.Secure(t, "KAFKA")
 	topic := brokertest.Name("test")
 	newTopic(t, topic, 1)
-	produce(t, topic, kafka.Record{Value: kafka.NewBytes([]byte("x"))})
+	produce(t, topic, kafka.Message{Value: []byte("x")})
 	password, _ := u.User.Password()
 	s := open(t, kafkasub.Config{Brokers: []string{u.Host}, Group: brokertest.Name("group"), Topics: []string{topic}, TLS: config,
 		SASL: plain.Mechanism{Username: u.User.Username(), Password: password}})
