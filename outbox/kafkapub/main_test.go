@@ -66,6 +66,22 @@ func newTopic(t testing.TB, broker string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for partition := range 4 { // the broker says that the topic is there some time before it serves it
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			c, err := kafka.DialLeader(t.Context(), "tcp", broker, name, partition)
+			if err == nil {
+				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_, err = c.ReadLastOffset()
+				_ = c.Close()
+			}
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
 	return name
 }
 
