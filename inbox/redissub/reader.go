@@ -119,6 +119,10 @@ func (r *reader) fresh(ctx context.Context, maximum int) ([]inbox.Delivery, erro
 	case err != nil:
 		r.connected.Store(true)
 		return nil, err
+	case r.connected.Load():
+		// It was asked over a new connection, and older entries may have got lost with the one before. All of them are this consumer's
+		// now, and the next read finds them in their order.
+		return nil, nil
 	}
 	var deliveries []inbox.Delivery
 	for _, s := range streams {
