@@ -27,26 +27,31 @@ var mayImport = map[string][]string{
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
 	"pgengine/sagaui":       {"pgengine"},
 
-	"outbox":            {"sql", "sql/failpoint"},
+	"cloudevents": {},
+
+	"outbox":            {"cloudevents", "sql", "sql/failpoint"},
 	"outbox/memorypub":  {"outbox"},
 	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
-	"outbox/kafkapub":   {"outbox"},
-	"outbox/amqppub":    {"outbox"},
-	"outbox/redispub":   {"outbox"},
+	"outbox/kafkapub":   {"cloudevents", "outbox"},
+	"outbox/amqppub":    {"cloudevents", "internal/amqpconn", "outbox"},
+	"outbox/redispub":   {"cloudevents", "outbox"},
 
-	"inbox":           {"sql", "sql/failpoint"},
+	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
-	"inbox/amqpsub":   {"inbox"},
-	"inbox/redissub":  {"inbox"},
+	"inbox/amqpsub":   {"internal/amqpconn", "inbox"},
+	"inbox/redissub":  {"cloudevents", "inbox"},
 
 	"jobs": {"pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
 
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/cli":   {"cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/cli":   {"outbox/amqppub", "outbox/kafkapub", "outbox/memorypub", "outbox/redispub", "cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
+
+	"internal/amqpconn":   {},
+	"internal/brokertest": {},
 
 	"integration": {},
 }

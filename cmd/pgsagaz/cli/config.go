@@ -21,6 +21,7 @@ type config struct {
 	workerID                  string
 	jobPerStep, noListen      bool
 	lease, grace, poll, sweep time.Duration
+	broker                    string
 
 	benchSteps, benchRounds int
 	benchRows               int
@@ -64,6 +65,7 @@ func (c *config) settings() []setting {
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
 		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+		{&c.broker, "broker", "PGSAGAZ_BROKER", "", "where messages go: kafka://host:port, amqp://user:password@host:port/, redis://host:port, memory (default: nowhere, they wait)"},
 
 		// bench:
 		{&c.benchSteps, "steps", "", 5, "steps of a saga"},

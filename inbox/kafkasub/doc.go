@@ -1,0 +1,26 @@
+// Package kafkasub is a source of messages for package inbox: a member of a Kafka consumer group.
+//
+//	group      gives this member partitions, for one generation
+//	 ├ reader  one a partition: batch after batch, as far as Fetch takes them
+//	 ├ Fetch   hands messages out
+//	 └ Ack     after the consumer's commit: commits the offset up to which all were acked
+//
+// # Promises
+//
+// A message is delivered at least once, those of a partition in their order. An offset is committed when all before it were acked, so
+// that nothing is lost by acks in another order. Of a generation that has ended nothing is delivered or committed any more: its
+// deliveries are revoked, and the broker refuses offsets of an old generation anyhow. So a rebalance makes duplicates, and package
+// inbox finds them.
+//
+// A record without a CloudEvent in it counts by its place: topic, partition, offset.
+//
+// # Settings, and why they are so
+//
+//   - kafka.ConsumerGroup and kafka.Conn instead of kafka.Reader: a Reader hands out messages of the generation before, and may
+//     commit offsets of the generation before in the name of the next.
+//   - A new group begins with the oldest message. So does one whose offset lies beyond the end of the log, as after a topic was
+//     made anew: what was handled before is found by the inbox. An offset whose record retention has deleted goes on with the oldest
+//     that is left, and the log says how many were lost.
+//   - Transactions of producers are respected: only committed records are read.
+//   - Release does nothing. Kafka gives back nothing but everything: Close does.
+package kafkasub
