@@ -184,7 +184,9 @@ func (m *matrixTrial) sagas(v int) (all []pgengine.Definition) {
 	}
 	no := pgengine.TxStep[matrixOuter, string]{
 		Name: "no", After: pgengine.Steps[matrixOuter](run),
-		Do: func(context.Context, pgx.Tx, pgengine.Call[matrixOuter]) (string, error) { return "", pgengine.Terminal(errNo) },
+		Do: func(context.Context, pgx.Tx, pgengine.Call[matrixOuter]) (string, error) {
+			return "", pgengine.Terminal(errNo)
+		},
 	}
 	only := pgengine.Activity[matrixChild, string]{
 		Name: "only",

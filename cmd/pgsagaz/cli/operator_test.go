@@ -43,7 +43,9 @@ func (h *theatre) tour() pgengine.Definition {
 	approve := pgengine.Await[tour, approval]{Name: "approve", After: pgengine.Steps(venue), Timeout: time.Hour}
 	seats := pgengine.Child[tour, ticket, int]{
 		Name: "seats", After: pgengine.Steps[tour](insurance, approve),
-		Input: func(_ context.Context, c call) (ticket, error) { return ticket{ID: "of a tour", Hold: c.Input.Hold}, nil },
+		Input: func(_ context.Context, c call) (ticket, error) {
+			return ticket{ID: "of a tour", Hold: c.Input.Hold}, nil
+		},
 	}
 	sign := pgengine.Activity[tour, string]{
 		Name: "sign", After: pgengine.Steps[tour](seats), Pivot: true, Retry: pgengine.Retry{MaxAttempts: 2, Initial: time.Millisecond},
