@@ -146,7 +146,7 @@ func (r *rollout) start(in Rollout, version int) (id string) {
 func (r *rollout) open(id string) {
 	r.t.Helper()
 	err := pgx.BeginFunc(r.t.Context(), r.pool, func(tx pgx.Tx) error {
-		return r.starter.Signal(r.t.Context(), tx, pgengine.ID(id), Open{}, nil)
+		return r.starter.Signal(r.t.Context(), tx, pgengine.ID(id), Open{})
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -25,6 +25,14 @@ type (
 	brokenly struct{ C chan int }
 )
 
+// keyed is an approval that may be sent twice.
+type keyed struct {
+	approval
+	Key string
+}
+
+func (k keyed) SignalKey() string { return k.Key }
+
 func (approval) SignalName() string { return "approval" }
 func (refusal) SignalName() string  { return "refusal" }
 func (nameless) SignalName() string { return "no name" }
@@ -51,8 +59,8 @@ func TestAwait(t *testing.T) {
 	id := p.Start(fault{})
 	p.Settle()
 	p.has(p.want(id, pgengine.Running, "a"), "w", pgengine.Do, "awaiting")
-	p.signal(id, approval{"Ann"}, nil)
-	p.signal(id, approval{"Bob"}, nil) // too many: the first counts
+	p.signal(id, approval{"Ann"})
+	p.signal(id, approval{"Bob"}) // too many: the first counts
 	p.Settle()
 	s := p.want(id, pgengine.Completed, "a w:Ann")
 	if len(s.Signals) != 2 || s.Signals[0].Step != "w" || s.Signals[1].Step != "" {
@@ -62,7 +70,7 @@ func TestAwait(t *testing.T) {
 	// The signal comes before the saga has begun.
 	*c = calls{}
 	id = p.Start(fault{})
-	p.signal(id, approval{"Early"}, nil)
+	p.signal(id, approval{"Early"})
 	p.Settle()
 	p.want(id, pgengine.Completed, "a w:Early")
 
@@ -74,7 +82,7 @@ func TestAwait(t *testing.T) {
 		t.Errorf("%+v", s.Cause)
 	}
 	if err := pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error {
-		return p.Engine.Signal(t.Context(), tx, pgengine.ID(id), approval{"Late"}, nil)
+		return p.Engine.Signal(t.Context(), tx, pgengine.ID(id), approval{"Late"})
 	}); !errors.Is(err, pgengine.ErrEnded) {
 		t.Errorf("a signal to a saga that has ended: %v", err)
 	}
@@ -133,7 +141,7 @@ func TestASignalWinsOverOnTimeout(t *testing.T) {
 			id := start(t, e, fault{}, nil).ID
 			<-inside
 			if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-				return e.Signal(t.Context(), tx, pgengine.ID(id), approval{"Ann"}, nil)
+				return e.Signal(t.Context(), tx, pgengine.ID(id), approval{"Ann"})
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -152,11 +160,11 @@ func TestTwoStepsAwaitOneName(t *testing.T) {
 	w2, by2 := c.approved("w2", by1)
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(w1, by1, w2, by2)}, c)
 	id := p.Start(fault{})
-	p.signal(id, approval{"Ann"}, &pgengine.SignalOptions{Key: "1"})
-	p.signal(id, approval{"Ann again"}, &pgengine.SignalOptions{Key: "1"}) // the same one, sent twice
+	p.signal(id, keyed{approval{"Ann"}, "1"})
+	p.signal(id, keyed{approval{"Ann again"}, "1"}) // the same one, sent twice
 	p.Settle()
 	p.want(id, pgengine.Running, "w1:Ann")
-	p.signal(id, approval{"Bob"}, &pgengine.SignalOptions{Key: "2"})
+	p.signal(id, keyed{approval{"Bob"}, "2"})
 	p.Settle()
 	p.want(id, pgengine.Completed, "w1:Ann w2:Bob")
 }
@@ -169,7 +177,7 @@ func TestAnAwaitingSagaTurnsBack(t *testing.T) {
 	id := p.Start(fault{})
 	p.Settle()
 	p.cancel(id)
-	p.signal(id, approval{"Ann"}, nil)
+	p.signal(id, approval{"Ann"})
 	p.Run()
 	p.want(id, pgengine.Compensated, "a -a")
 }
@@ -198,7 +206,7 @@ func TestSignalRefuses(t *testing.T) {
 		"a payload that is none":     {pgengine.ID(id), brokenly{make(chan int)}, nil, "does not marshal"},
 		"a payload too large":        {pgengine.ID(id), approval{strings.Repeat("x", 1<<20)}, pgengine.ErrTooLarge, "the limit is 1048576"},
 	} {
-		err := pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Signal(t.Context(), tx, test.to, test.s, nil) })
+		err := pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Signal(t.Context(), tx, test.to, test.s) })
 		if err == nil || test.want != nil && !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -218,7 +226,7 @@ func TestSignalRefuses(t *testing.T) {
 		return err
 	})
 	p.Tx(func(tx pgx.Tx) error {
-		return p.Engine.Signal(t.Context(), tx, pgengine.Key[fault]("T1"), approval{"Ann"}, nil)
+		return p.Engine.Signal(t.Context(), tx, pgengine.Key[fault]("T1"), approval{"Ann"})
 	})
 	p.Settle()
 	p.want(id, pgengine.Completed, "w:Ann")
@@ -230,7 +238,7 @@ func TestASignalThatIsRolledBackWasNeverSent(t *testing.T) {
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(w, by)}, c)
 	id := p.Start(fault{})
 	_ = pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error {
-		if err := p.Engine.Signal(t.Context(), tx, pgengine.ID(id), approval{"Ann"}, nil); err != nil {
+		if err := p.Engine.Signal(t.Context(), tx, pgengine.ID(id), approval{"Ann"}); err != nil {
 			t.Error(err)
 		}
 		return errNo
@@ -257,7 +265,7 @@ func TestSignalAgainstTimeout(t *testing.T) {
 			g.Go(func() error {
 				time.Sleep(time.Duration(10+i%60) * time.Millisecond)
 				err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-					return e.Signal(t.Context(), tx, pgengine.ID(ids[i]), approval{"Ann"}, nil)
+					return e.Signal(t.Context(), tx, pgengine.ID(ids[i]), approval{"Ann"})
 				})
 				if errors.Is(err, pgengine.ErrEnded) {
 					err = nil

@@ -90,10 +90,15 @@ func (t Target) find(ctx context.Context, tx pgx.Tx) (string, error) {
 	return id, err
 }
 
+// KeyedSignal is a [Signal] that may be sent twice: of those of one name and key, a saga gets the first.
+type KeyedSignal interface {
+	Signal
+	SignalKey() string
+}
+
 // SignalOptions are what a signal may say beyond its payload.
 type SignalOptions struct {
-	// Key makes it idempotent: of the signals of one name with one key, a saga gets the first. "": none.
-	Key string
+	Key string // as that of a [KeyedSignal]; "": none
 }
 
 // Signal tells a saga something, in the caller's transaction: it locks nothing of the saga's. The first step
@@ -101,7 +106,7 @@ type SignalOptions struct {
 //
 // Errors: [ErrNotFound]; [ErrEnded]; [ErrNoSignal] if no step of the saga awaits it; [ErrTooLarge]; a payload
 // that does not marshal. After all but ErrEnded the transaction must be rolled back.
-func (e *Engine) Signal(ctx context.Context, tx pgx.Tx, to Target, s Signal, opts *SignalOptions) error {
+func (e *Engine) Signal(ctx context.Context, tx pgx.Tx, to Target, s Signal) error {
 	name, err := signalName(s)
 	if err != nil {
 		return fmt.Errorf("signal saga %s: %w", to, err)
@@ -109,6 +114,10 @@ func (e *Engine) Signal(ctx context.Context, tx pgx.Tx, to Target, s Signal, opt
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("signal %s to saga %s: the payload does not marshal: %w", name, to, err)
+	}
+	opts := &SignalOptions{}
+	if keyed, ok := s.(KeyedSignal); ok {
+		opts.Key = keyed.SignalKey()
 	}
 	return e.SignalJSON(ctx, tx, to, name, raw, opts)
 }

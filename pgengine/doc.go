@@ -1,8 +1,9 @@
 // Package pgengine is the saga engine: what a saga is, and how it is started, driven, undone and read.
 //
-// A saga is a directed acyclic graph of steps over one input ([Saga]). A step works in Postgres
-// ([TxStep]) or calls the outside ([Activity]). When a step has failed for good, every step that is done is
-// undone, those that came after it first.
+// A saga is a directed acyclic graph of steps over one input ([Saga]). A step works in Postgres ([TxStep]),
+// calls the outside ([Activity]), waits for a signal ([Await]) or a time ([Sleep]), or runs other sagas ([Child],
+// [Each]). When a step has failed for good, every step that is done is undone, those that came after it first; unless
+// the saga is past its pivot, from where it only goes forward.
 //
 // # What is promised
 //
@@ -29,10 +30,12 @@
 // chain costs one River job, one commit a step, and one round trip a step beyond its own statements. Other
 // branches leave as jobs; a fan-in is continued by whoever arrives last.
 //
-// Files: saga.go, step.go and call.go are what users write; graph.go checks it; plan.go decides. run.go is
-// the loop: take.go takes a lane, perform.go calls the step, settle.go records what came of it, fail.go what
-// did not, late.go what came too late; obey.go applies commands. locked.go reads under the lock; transient.go
-// tells the database's trouble from a failure.
+// Files: saga.go, step.go, await.go, child.go, strategy.go and call.go are what users write; node.go is a step
+// without its types, graph.go checks the whole, plan.go decides, public.go shows it to tools. run.go is the loop:
+// take.go takes a lane, perform.go calls the step, waits.go and children.go put it to rest, settle.go records what
+// came of it, fail.go what did not, late.go what came too late; control.go asks, obey.go applies what was asked,
+// halt.go cuts steps off. locked.go reads under the lock; transient.go tells the database's trouble from a failure.
+// docs/semantics.md lists every state and every way between them.
 //
 // # Why it is so
 //
@@ -48,5 +51,16 @@
 //     for nothing. An Activity's result is recorded, and undone.
 //   - An Activity in doubt is looked up, or repeated with its key, before it is undone; a result that
 //     arrives after its undo reopens the saga under a new generation, and is undone again.
-//   - Retries, leases and deadlines go by the database's clock.
+//   - Retries, leases, sleeps, timeouts and deadlines go by the database's clock.
+//   - A step that waits holds no worker: its lane rests, with a time or without. Signals, ends of children and
+//     operators' decisions reach a saga as commands, which are applied under its lock; so does the look of a
+//     step that is about to wait. Either sees the other, and no wake-up is lost.
+//   - A When is asked by the lane that has come to its step, not by the commit before it: it may fail, panic and
+//     take its time, and none of that happens under a lock. A skipped step costs a commit.
+//   - No transaction locks two sagas. A child is started by inserting it; it tells its parent of its end, and
+//     is told to turn back, by commands.
+//   - A pivot in doubt is never undone by guess: it is repeated with its key, looked up, or left to an operator,
+//     and nothing is undone before it is known. So a cancel waits for it.
+//   - FailFast cancels contexts by a NOTIFY to the workers' own sessions, and again by each worker's look at what
+//     it drives, twice a second: the message is only faster.
 package pgengine

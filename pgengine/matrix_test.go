@@ -220,7 +220,7 @@ func (m *matrixTrial) live(v int) (id string) {
 		})
 	}
 	if !m.is("wait", pgengine.FaultFails) && (v == 1 || v == 9) {
-		m.Tx(func(tx pgx.Tx) error { return m.Engine.Signal(m.t.Context(), tx, pgengine.ID(id), matrixGo{}, nil) })
+		m.Tx(func(tx pgx.Tx) error { return m.Engine.Signal(m.t.Context(), tx, pgengine.ID(id), matrixGo{}) })
 	}
 	m.Run()
 	return id

@@ -135,9 +135,6 @@ func (m *modelSaga) drawFate(t *rapid.T, i int, pick func(string, ...string) str
 		return
 	}
 	s.undo = pick("undo", "ok", "broken", "ok", "manual", "flaky", "") // rapid likes what stands in front
-	if s.kind == "tx" && s.undo == "manual" {
-		s.undo = "ok"
-	}
 	if s.undo != "" && s.undo != "manual" {
 		s.policy = []pgengine.UndoFailure{pgengine.UndoSkip, pgengine.UndoStuck, pgengine.UndoContinue}[rapid.IntRange(0, 2).Draw(t, "policy")]
 	}
@@ -255,7 +252,7 @@ func (w *modelWorld) definition(version int) pgengine.Definition {
 				err := w.do(s, func() { _, failed = tx.Exec(ctx, modelWrite, c.SagaID, s.name) })
 				return s.name, errors.Join(err, failed)
 			}
-			if s.undo != "" {
+			if x.ManualUndo = s.undo == "manual"; s.undo != "" && !x.ManualUndo {
 				x.UndoRetry, x.OnUndoFailure = undoRetry, s.policy
 				x.Undo = func(ctx context.Context, tx pgx.Tx, c modelCall, _ string) error {
 					var failed error
@@ -372,6 +369,9 @@ func (w *modelWorld) operate(status pgengine.Status) error {
 		switch {
 		case r.Direction == pgengine.Undo && s.undo == "manual":
 			w.effect[s.name] = false
+			if _, err := w.pool.Exec(context.Background(), modelErase, w.id, s.name); err != nil {
+				return err
+			}
 			if err := resolve(s.name, pgengine.Resolution{Outcome: pgengine.OutcomeDone}); err != nil {
 				return err
 			}
@@ -454,7 +454,7 @@ func (w *modelWorld) live(rt *rapid.T, cancelAt int, cancelled *bool) pgengine.S
 		if wants && len(status.Signals) == sent && (sent == 0 || status.Signals[sent-1].Step != "") { // what was sent is taken
 			sent++
 			tx(func(tx pgx.Tx) error {
-				return w.sandbox.Engine.Signal(context.Background(), tx, pgengine.ID(w.id), modelGo{turn}, nil)
+				return w.sandbox.Engine.Signal(context.Background(), tx, pgengine.ID(w.id), modelGo{turn})
 			})
 		}
 		switch {

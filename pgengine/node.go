@@ -78,6 +78,12 @@ func (n node) undoable() bool {
 // mayLack says whether the saga may go on past the step without a result of it.
 func (n node) mayLack() bool { return n.optional || n.when != nil || n.rescue != nil }
 
+func (n *node) checkManual(undo bool) {
+	if undo && n.manualUndo {
+		n.wrong("has an Undo and a ManualUndo: it is either")
+	}
+}
+
 func (n *node) wrong(problem string) { n.problems = append(n.problems, problem) }
 
 func comesAfter[I Input](n *node, steps []Step[I]) {

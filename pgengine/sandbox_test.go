@@ -44,9 +44,9 @@ func (p play) cancel(id string) {
 	p.Tx(func(tx pgx.Tx) error { return p.Engine.Cancel(p.t.Context(), tx, id, "enough") })
 }
 
-func (p play) signal(id string, s pgengine.Signal, o *pgengine.SignalOptions) {
+func (p play) signal(id string, s pgengine.Signal) {
 	p.t.Helper()
-	p.Tx(func(tx pgx.Tx) error { return p.Engine.Signal(p.t.Context(), tx, pgengine.ID(id), s, o) })
+	p.Tx(func(tx pgx.Tx) error { return p.Engine.Signal(p.t.Context(), tx, pgengine.ID(id), s) })
 }
 
 func (p play) retry(id string) {

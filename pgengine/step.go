@@ -34,6 +34,7 @@ type TxStep[I Input, R any] struct {
 	Timeout       time.Duration // of one attempt of Do or Undo; 0: 30 s; below 0: none
 	Queue         string        // the workers' queue it runs in; "": the default one
 	Optional      bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
+	ManualUndo    bool          // as in [Activity]
 	Pivot         bool          // from here forward only; see [Saga]
 
 	// When says whether the step is done at all. nil: it is. It decides by the input and by what came before,
@@ -101,7 +102,7 @@ func (Activity[I, R]) input() (in I) { return in }
 
 func (s TxStep[I, R]) node() node {
 	n := node{
-		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure,
+		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
 		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
 		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If),
@@ -119,6 +120,7 @@ func (s TxStep[I, R]) node() node {
 		r, err := s.Do(ctx, tx, typed)
 		return encodeResult(c, r, err)
 	}
+	n.checkManual(s.Undo != nil)
 	if s.Undo != nil {
 		n.undoTx = func(ctx context.Context, tx pgx.Tx, c *call, raw json.RawMessage) error {
 			return withResult(c, raw, func(c Call[I], r R) error { return s.Undo(ctx, tx, c, r) })
@@ -144,9 +146,7 @@ func (s Activity[I, R]) node() node {
 	if s.Do == nil {
 		n.wrong("has no Do")
 	}
-	if s.Undo != nil && s.ManualUndo {
-		n.wrong("has an Undo and a ManualUndo: it is either")
-	}
+	n.checkManual(s.Undo != nil)
 	if s.Undo == nil && s.UndoCommit != nil {
 		n.wrong("has an UndoCommit without an Undo")
 	}

@@ -220,7 +220,7 @@ func (r *trial) drive() {
 		r.end = r.sandbox.Get(id)
 		if len(signals) > 0 && awaits(r.end) {
 			r.sandbox.Tx(func(tx pgx.Tx) error {
-				return r.sandbox.Engine.Signal(r.t.Context(), tx, pgengine.ID(id), signals[0], nil)
+				return r.sandbox.Engine.Signal(r.t.Context(), tx, pgengine.ID(id), signals[0])
 			})
 			signals = signals[1:]
 			continue
