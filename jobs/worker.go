@@ -42,6 +42,14 @@ type Config struct {
 	Sweep time.Duration
 	// Grace is how long a stopping worker lets steps go on before it cuts them off. 0: 20 s.
 	Grace time.Duration
+	// ArchiveAfter is when a saga that has ended moves into the archive, where [pgengine.Engine.Get] still finds it and
+	// nothing can be asked of it any more; its children move with it. A result that comes later than that, of a
+	// call whose worker was taken for dead, is not undone any more. 0: 24 h; below 0: never.
+	ArchiveAfter time.Duration
+	// KeepArchive is how long a saga stays in the archive after its end. 0: for ever.
+	KeepArchive time.Duration
+	// KeepKeys is how long a start key is remembered, if its saga does not live longer. 0: 90 days; below 0: for ever.
+	KeepKeys time.Duration
 	// NoListen leaves LISTEN out: polls only.
 	NoListen bool
 	// RiverPool is for River's own traffic, and must lead to the server itself unless NoListen is set.
@@ -60,6 +68,9 @@ const (
 	defaultPoll       = 100 * time.Millisecond
 	defaultSweep      = 500 * time.Millisecond
 	defaultGrace      = 20 * time.Second
+
+	defaultArchiveAfter = 24 * time.Hour
+	defaultKeepKeys     = 90 * 24 * time.Hour
 
 	controlWorkers = 8 // of pgengine.ControlQueue: each is one short transaction
 )
@@ -89,6 +100,8 @@ func NewWorker(e *pgengine.Engine, cfg Config) (*Worker, error) {
 	set(&cfg.Poll, defaultPoll)
 	set(&cfg.Sweep, defaultSweep)
 	set(&cfg.Grace, defaultGrace)
+	set(&cfg.ArchiveAfter, defaultArchiveAfter)
+	set(&cfg.KeepKeys, defaultKeepKeys)
 	if cfg.Logger == nil {
 		cfg.Logger = e.Logger()
 	}
@@ -103,6 +116,8 @@ func NewWorker(e *pgengine.Engine, cfg Config) (*Worker, error) {
 		return nil, fmt.Errorf("jobs: MaxWorkers is %d, it must be between 1 and %d", cfg.MaxWorkers, river.QueueNumWorkersMax)
 	case cfg.Lease < time.Second:
 		return nil, fmt.Errorf("jobs: Lease is %v, it must be at least 1s", cfg.Lease)
+	case cfg.KeepArchive < 0:
+		return nil, errors.New("jobs: KeepArchive is negative")
 	case cfg.Poll < time.Millisecond || cfg.Sweep < time.Millisecond || cfg.Grace < 0:
 		return nil, errors.New("jobs: Poll, Sweep and Grace must not be negative")
 	}
@@ -164,6 +179,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		return background.Wait()
 	}
 	background.Go(func() error { return w.sweeper.run(lasting) })
+	if w.cfg.ArchiveAfter > 0 {
+		a := &archivist{pool: riverPool, log: w.log, after: w.cfg.ArchiveAfter, keep: w.cfg.KeepArchive, keys: w.cfg.KeepKeys}
+		background.Go(func() error { return a.run(lasting) })
+	}
 
 	if err := w.startRiver(ctx, client); err != nil {
 		end()

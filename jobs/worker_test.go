@@ -34,11 +34,12 @@ func TestNewWorkerRefuses(t *testing.T) {
 		engine *pgengine.Engine
 		cfg    jobs.Config
 	}{
-		"no sagas":   {without, jobs.Config{}},
-		"MaxWorkers": {withSaga, jobs.Config{MaxWorkers: -1}},
-		"Lease":      {withSaga, jobs.Config{Lease: 10 * time.Millisecond}},
-		"Poll":       {withSaga, jobs.Config{Poll: -time.Second}},
-		"Queues":     {withSaga, jobs.Config{Queues: map[string]int{"default": -1}}},
+		"no sagas":    {without, jobs.Config{}},
+		"MaxWorkers":  {withSaga, jobs.Config{MaxWorkers: -1}},
+		"Lease":       {withSaga, jobs.Config{Lease: 10 * time.Millisecond}},
+		"KeepArchive": {withSaga, jobs.Config{KeepArchive: -1}},
+		"Poll":        {withSaga, jobs.Config{Poll: -time.Second}},
+		"Queues":      {withSaga, jobs.Config{Queues: map[string]int{"default": -1}}},
 	} {
 		if _, err := jobs.NewWorker(test.engine, test.cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error that names %s", err, want)

@@ -27,6 +27,7 @@ type Status struct {
 	CreatedAt time.Time       `json:"created_at"`
 	Deadline  *time.Time      `json:"deadline,omitempty"`
 	EndedAt   *time.Time      `json:"ended_at,omitempty"`
+	Archived  bool            `json:"archived,omitempty"` // it is in the archive, and nothing can be asked of it any more
 	Input     json.RawMessage `json:"input,omitempty"`
 	Output    json.RawMessage `json:"output,omitempty"` // of a completed saga that has an Output
 	Steps     []StepStatus    `json:"steps,omitempty"`  // those that have begun, by the time they ended
@@ -139,12 +140,24 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		return err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
+		s, err = archived(ctx, e.pool, id)
 	}
 	if err != nil {
 		return s, fmt.Errorf("get saga %s: %w", id, err)
 	}
 	return s, nil
+}
+
+// archived reads a saga from the archive.
+func archived(ctx context.Context, db sql.Querier, id string) (s Status, err error) {
+	var input, output []byte
+	err = db.QueryRow(ctx, sql.ArchiveGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
+		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output, &s.Steps, &s.Attempts, &s.Signals, &s.Children)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNotFound
+	}
+	s.Input, s.Output, s.Archived = input, output, true
+	return s, err
 }
 
 // head reads what a saga is, without its steps.
@@ -166,6 +179,7 @@ type Filter struct {
 	OlderThan, YoungerThan time.Duration
 	After                  string // an id: what was started before it (newest come first); for the next page
 	Limit                  int    // 0: all
+	Archived               bool   // those in the archive, instead of those that live or have just ended
 }
 
 const listPage = 500
@@ -219,14 +233,19 @@ func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([
 		t := time.Now().Add(-d)
 		return &t
 	}
-	rows, err := e.pool.Query(ctx, sql.SagaList, states, optional(f.Name), optional(f.Tag), optional(f.Key),
-		since(f.OlderThan), since(f.YoungerThan), optional(after), limit, open)
+	args := []any{states, optional(f.Name), optional(f.Tag), optional(f.Key), since(f.OlderThan), since(f.YoungerThan), optional(after), limit}
+	statement := sql.ArchiveList
+	if !f.Archived {
+		statement, args = sql.SagaList, append(args, open)
+	}
+	rows, err := e.pool.Query(ctx, statement, args...)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Status, error) {
 		var s Status
 		err := row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt)
+		s.Archived = f.Archived
 		return s, err
 	})
 }

@@ -56,7 +56,8 @@ func (e *Engine) Wait(ctx context.Context, id string) (Status, error) {
 			err = head(ctx, e.pool, id, &s)
 		}
 		if errors.Is(err, pgx.ErrNoRows) {
-			err = ErrNotFound
+			s, err = archived(ctx, e.pool, id)
+			s.Steps, s.Attempts, s.Signals, s.Children = nil, nil, nil, nil
 		}
 		if err != nil {
 			return s, fmt.Errorf("wait for saga %s: %w", id, err)

@@ -98,7 +98,8 @@ func TestEveryStatementPrepares(t *testing.T) {
 // world is one saga in each state, as the engine leaves them: no check has anything to say. Step a comes
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
-TRUNCATE pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
+SELECT pgsagaz.archive_partition((now() AT TIME ZONE 'UTC')::date);
+TRUNCATE pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
 	pgsagaz.outbox, pgsagaz.outbox_stuck, pgsagaz.outbox_dead, pgsagaz.outbox_bucket, pgsagaz.outbox_cursor;
 INSERT INTO pgsagaz.outbox_cursor (id, prev) OVERRIDING SYSTEM VALUE VALUES (1, '3:3:');
 INSERT INTO pgsagaz.outbox_bucket (bucket, cursor_id) SELECT g, 1 FROM generate_series(0, 255) g;
@@ -134,6 +135,11 @@ func TestChecks(t *testing.T) {
 		plant            string
 		also             []string // rules that the same row breaks
 	}{
+		{
+			rule: "archived_and_live", saga: "2",
+			plant: `INSERT INTO pgsagaz.archive (id, name, version, state, tags, input, created_at, ended_at, steps, attempts, signals, children)
+			        SELECT id, name, version, state, tags, input, created_at, ended_at, '[]', '[]', '[]', '[]' FROM pgsagaz.saga WHERE id = $1`,
+		},
 		{
 			rule: "child_half_started", saga: "1", step: "b",
 			plant: `INSERT INTO pgsagaz.child (parent_id, step, item, name, input, state) VALUES ($1, 'b', 0, 'order', '{}', 'running')`,

@@ -58,6 +58,14 @@ var (
 	SagaList string
 	//go:embed queries/saga_ended.sql
 	SagaEnded string
+	//go:embed queries/archive_batch.sql
+	ArchiveBatch string
+	//go:embed queries/archive_retain.sql
+	ArchiveRetain string
+	//go:embed queries/archive_get.sql
+	ArchiveGet string
+	//go:embed queries/archive_list.sql
+	ArchiveList string
 	//go:embed queries/step_list.sql
 	StepList string
 	//go:embed queries/step_detail.sql

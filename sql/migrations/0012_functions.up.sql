@@ -97,7 +97,8 @@ BEGIN
             END IF;
             id := before.saga_id;
             existed := true;
-            SELECT s.version INTO version FROM pgsagaz.saga s WHERE s.id = before.saga_id;
+            version := coalesce((SELECT s.version FROM pgsagaz.saga s WHERE s.id = before.saga_id),
+                                (SELECT a.version FROM pgsagaz.archive a WHERE a.id = before.saga_id), 0);
             RETURN;
         END IF;
     END IF;
@@ -132,6 +133,10 @@ DECLARE
 BEGIN
     SELECT * INTO s FROM pgsagaz.saga WHERE id = p_saga;
     IF NOT FOUND THEN
+        SELECT a.state INTO s.state FROM pgsagaz.archive a WHERE a.id = p_saga;
+        IF FOUND THEN
+            RETURN s.state;
+        END IF;
         RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
     END IF;
     IF s.ended_at IS NOT NULL THEN

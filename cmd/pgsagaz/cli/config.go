@@ -23,6 +23,8 @@ type config struct {
 	lease, grace, poll, sweep time.Duration
 	broker                    string
 
+	archiveAfter, keepArchive, keepKeys time.Duration
+
 	benchSteps, benchRounds int
 	benchRows               int
 	benchConcurrency        []string
@@ -65,6 +67,9 @@ func (c *config) settings() []setting {
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
 		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+		{&c.archiveAfter, "archive-after", "PGSAGAZ_ARCHIVE_AFTER", 24 * time.Hour, "when a saga that has ended moves into the archive; below 0: never"},
+		{&c.keepArchive, "keep-archive", "PGSAGAZ_KEEP_ARCHIVE", time.Duration(0), "how long it stays there; 0: for ever"},
+		{&c.keepKeys, "keep-keys", "PGSAGAZ_KEEP_KEYS", 90 * 24 * time.Hour, "how long start keys of sagas that have ended are remembered; below 0: for ever"},
 		{&c.broker, "broker", "PGSAGAZ_BROKER", "", "where messages go: kafka://host:port, amqp://user:password@host:port/, redis://host:port, memory (default: nowhere, they wait)"},
 
 		// bench:

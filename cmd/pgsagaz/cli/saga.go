@@ -54,6 +54,7 @@ func (a *app) sagaList() *cobra.Command {
 	flags.StringVar(&f.Name, "name", "", "only sagas of this name")
 	flags.StringVar(&f.Tag, "tag", "", "only sagas with this tag")
 	flags.StringVar(&f.Key, "key", "", "only the saga started with this key")
+	flags.BoolVar(&f.Archived, "archived", false, "those that have ended and moved into the archive")
 	flags.DurationVar(&f.OlderThan, "older-than", 0, "only sagas started longer ago than this")
 	flags.DurationVar(&f.YoungerThan, "younger-than", 0, "only sagas started within this time")
 	flags.IntVar(&f.Limit, "limit", 50, "how many; 0: all")

@@ -15,7 +15,7 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "lease", "grace", "poll", "sweep"}
+var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "lease", "grace", "poll", "sweep", "archive-after", "keep-archive", "keep-keys"}
 
 func (a *app) worker() *cobra.Command {
 	cmd := &cobra.Command{
@@ -61,6 +61,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	worker, err := jobs.NewWorker(engine, jobs.Config{
 		ID: a.cfg.workerID, MaxWorkers: a.cfg.maxWorkers, Queues: queues, JobPerStep: a.cfg.jobPerStep, NoListen: a.cfg.noListen,
 		Lease: a.cfg.lease, Grace: a.cfg.grace, Poll: a.cfg.poll, Sweep: a.cfg.sweep, Direct: direct,
+		ArchiveAfter: a.cfg.archiveAfter, KeepArchive: a.cfg.keepArchive, KeepKeys: a.cfg.keepKeys,
 	})
 	if err != nil {
 		return &usageError{err}
