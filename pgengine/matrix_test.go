@@ -368,10 +368,15 @@ func TestVersionsOfASaga(t *testing.T) {
 	if p, n, err := both.Graph(t.Context(), "part", 1); err != nil || n != 1 || len(p.Steps) != 1 || p.Timeout != time.Hour { // its own
 		t.Errorf("%+v, %d, %v", p, n, err)
 	}
+	start(t, both, part{}, &pgengine.StartOptions{Version: 1}) // before anybody has registered it
+	list, err := none.Versions(t.Context(), "")
+	if err != nil || len(list) != 1 || list[0].Version != 1 || list[0].Unfinished != 1 || list[0].RegisteredAt != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
 	register(t, both)
 	start(t, both, part{}, nil)
-	list, err := none.Versions(t.Context(), "part")
-	if err != nil || len(list) != 2 || list[0].Version != 1 || list[0].Unfinished != 0 || list[1].Unfinished != 1 || list[1].Workers != 0 {
+	list, err = none.Versions(t.Context(), "part")
+	if err != nil || len(list) != 2 || list[0].RegisteredAt == nil || list[0].Unfinished != 1 || list[1].Unfinished != 1 || list[1].Workers != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if list, err = none.Versions(t.Context(), "other"); err != nil || len(list) != 0 {

@@ -13,16 +13,16 @@ import (
 
 // VersionStatus says how many sagas still run on a version of a definition, and who can work them.
 type VersionStatus struct {
-	Name         string    `json:"name"`
-	Version      int       `json:"version"`
-	RegisteredAt time.Time `json:"registered_at"` // as it is now
-	Unfinished   int       `json:"unfinished"`    // sagas that have not ended, stuck ones among them
-	Stuck        int       `json:"stuck"`
-	Workers      int       `json:"workers"` // live ones that have its code
+	Name         string     `json:"name"`
+	Version      int        `json:"version"`
+	RegisteredAt *time.Time `json:"registered_at,omitempty"` // as it is now; nil: sagas were started before a worker registered it
+	Unfinished   int        `json:"unfinished"`              // sagas that have not ended, stuck ones among them
+	Stuck        int        `json:"stuck"`
+	Workers      int        `json:"workers"` // live ones that have its code
 }
 
-// Versions lists what is registered, by name and version. name "": of all sagas. A version with unfinished sagas
-// and no worker stands still until somebody starts one that has its code; one without either can go.
+// Versions lists what is registered, or still runs, by name and version. name "": of all sagas. A version with
+// unfinished sagas and no worker stands still until somebody starts one that has its code; one without either can go.
 func (e *Engine) Versions(ctx context.Context, name string) ([]VersionStatus, error) {
 	rows, err := e.pool.Query(ctx, sql.DefinitionList, optional(name))
 	if err == nil {

@@ -1,13 +1,14 @@
--- Each version there is, how many sagas still run on it, and how many live workers have its code.
-SELECT d.name, d.version, d.registered_at,
-       (SELECT count(*) FROM pgsagaz.saga s
-        WHERE s.name = d.name AND s.version = d.version AND s.ended_at IS NULL
-          AND s.id IN (SELECT saga_id FROM pgsagaz.lane UNION ALL SELECT saga_id FROM pgsagaz.command)),
-       (SELECT count(*) FROM pgsagaz.saga s
-        WHERE s.name = d.name AND s.version = d.version AND s.state = 'stuck'
-          AND s.id IN (SELECT saga_id FROM pgsagaz.lane)),
+-- Each version there is, how many sagas still run on it, and how many live workers have its code. One that only
+-- sagas know was started by a process that has its code before any worker had registered it.
+WITH open AS (
+    SELECT s.name, s.version, count(*) AS unfinished, count(*) FILTER (WHERE s.state = 'stuck') AS stuck
+    FROM pgsagaz.saga s
+    WHERE s.ended_at IS NULL AND s.id IN (SELECT saga_id FROM pgsagaz.lane UNION SELECT saga_id FROM pgsagaz.command)
+    GROUP BY s.name, s.version
+)
+SELECT name, version, d.registered_at, coalesce(o.unfinished, 0), coalesce(o.stuck, 0),
        (SELECT count(*) FROM pgsagaz.worker w
-        WHERE w.definitions @> ARRAY[d.name || '/' || d.version] AND w.beat_at > pgsagaz.now() - w.lease)
-FROM pgsagaz.definition d
-WHERE $1::text IS NULL OR d.name = $1
-ORDER BY d.name, d.version
+        WHERE w.definitions @> ARRAY[name || '/' || version] AND w.beat_at > pgsagaz.now() - w.lease)
+FROM pgsagaz.definition d FULL JOIN open o USING (name, version)
+WHERE $1::text IS NULL OR name = $1
+ORDER BY name, version

@@ -201,7 +201,7 @@ func TestPlansGraphsAndVersions(t *testing.T) {
 	if len(list.Versions) != 1 {
 		t.Fatalf("versions %+v", list)
 	}
-	if v := list.Versions[0]; v.Name != "tour" || v.Version != 3 || v.Unfinished != 1 || v.Stuck != 0 || v.Workers != 1 || v.RegisteredAt.IsZero() {
+	if v := list.Versions[0]; v.Name != "tour" || v.Version != 3 || v.Unfinished != 1 || v.Stuck != 0 || v.Workers != 1 || v.RegisteredAt == nil {
 		t.Errorf("versions %+v", list)
 	}
 	contains(t, h.text("saga", "versions"), "SAGA", "ticket/1", "tour/3")
