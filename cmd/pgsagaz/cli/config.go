@@ -22,6 +22,14 @@ type config struct {
 	jobPerStep, noListen      bool
 	lease, grace, poll, sweep time.Duration
 
+	only, broker     string
+	relayLease       time.Duration
+	archive          time.Duration
+	maxPending       int
+	onRejected       string
+	rejectedAttempts int
+	noOptimistic     bool
+
 	benchSteps, benchRounds int
 	benchConcurrency        []string
 	benchDuration           time.Duration
@@ -63,6 +71,14 @@ func (c *config) settings() []setting {
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
 		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
+		{&c.only, "only", "PGSAGAZ_ONLY", "", "sagas or relay: run only the one (default: sagas, and the relay if there is a broker)"},
+		{&c.broker, "broker", "PGSAGAZ_BROKER", "", "the broker that outbox messages are published to, as an address (default: none, they stay)"},
+		{&c.relayLease, "relay-lease", "PGSAGAZ_RELAY_LEASE", 3 * time.Second, "how long a relay may be silent before others publish for it"},
+		{&c.noOptimistic, "no-optimistic", "PGSAGAZ_NO_OPTIMISTIC", false, "publish by poll only, not right after a commit"},
+		{&c.rejectedAttempts, "rejected-attempts", "PGSAGAZ_REJECTED_ATTEMPTS", 5, "how often a message is tried that the broker rejects"},
+		{&c.onRejected, "on-rejected", "PGSAGAZ_ON_REJECTED", "give up", "what follows: 'give up' (its key goes on) or 'hold' (its key waits for an operator); either way it is a dead letter"},
+		{&c.archive, "archive", "PGSAGAZ_ARCHIVE", time.Duration(0), "how long published messages are kept for outbox replay; 0: not at all"},
+		{&c.maxPending, "max-pending", "PGSAGAZ_MAX_PENDING", 0, "pending messages above which publishing fails; 0: no limit"},
 
 		// bench:
 		{&c.benchSteps, "steps", "", 5, "steps of a saga"},
