@@ -132,7 +132,8 @@ func TestWorkerRunsTheRelay(t *testing.T) {
 	c.eventually(func() bool {
 		return json.Unmarshal([]byte(c.theatre.run("saga", "start", "ticket", "--input", "{}", "--json").stdout), &started) == nil
 	})
-	c.eventually(func() bool { return strings.Contains(c.theatre.run("saga", "show", started.ID).stdout, "completed") })
+	var saga struct{ State string }
+	c.eventually(func() bool { c.ok(&saga, "saga", "show", started.ID); return saga.State == "completed" })
 	if code := stop(); code != exitOK {
 		t.Errorf("the worker ended with %d", code)
 	}
