@@ -86,7 +86,6 @@ func TestTakeOver(t *testing.T) {
 	w.arrived(1)
 
 	for name, statement := range map[string]string{
-		"saves":    "UPDATE pgsagaz.outbox_cursor SET last_id = 99 WHERE id = $2 AND epoch = $1 RETURNING true",
 		"releases": "SELECT true WHERE pgsagaz.outbox_release($1, $2, '{1,2}', '3:3:', NULL, 0)",
 		"merges":   "SELECT true WHERE pgsagaz.outbox_merge($1, $2, $2)",
 		"beats":    "SELECT true FROM pgsagaz.outbox_beat($1, 0, 0) WHERE $2::bigint > 0",
@@ -95,6 +94,12 @@ func TestTakeOver(t *testing.T) {
 		if err := w.pool.QueryRow(t.Context(), statement, epoch, cursor).Scan(&ok); !errors.Is(err, pgx.ErrNoRows) {
 			t.Errorf("a dead relay %s: %v", name, err)
 		}
+	}
+	if tag, err := w.pool.Exec(t.Context(), sql.OutboxCheckpoint, cursor, epoch, "3:3:", "", 99); err != nil || tag.RowsAffected() != 0 {
+		t.Errorf("a dead relay writes a cursor: %v, %v", tag, err)
+	}
+	if tag, err := w.pool.Exec(t.Context(), sql.OutboxStuckPut, epoch, []int64{query[int64](w, "SELECT min(id) FROM pgsagaz.outbox")}); err != nil || tag.RowsAffected() != 0 {
+		t.Errorf("a dead relay takes a message out of the stream: %v, %v", tag, err)
 	}
 	if _, err := w.pool.Exec(t.Context(), "SELECT pgsagaz.outbox_take($1, 1)", epoch); err == nil {
 		// There was nothing free to take; with something it may not.

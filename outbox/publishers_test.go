@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pgsagaz/pgsagaz/outbox"
+	"github.com/pgsagaz/pgsagaz/outbox/outboxtest"
 )
 
 // partly is a broker of which the part that has the key "down" is away.
@@ -34,4 +35,14 @@ type answers struct {
 
 func (a answers) Publish(ctx context.Context, events []outbox.Event) []error {
 	return a.change(a.Publisher.Publish(ctx, events))
+}
+
+// poisoned rejects what a poison says.
+type poisoned struct {
+	outbox.Publisher
+	poison *poison
+}
+
+func (p poisoned) Publish(ctx context.Context, events []outbox.Event) []error {
+	return (&outboxtest.Faulty{Publisher: p.Publisher, Poison: p.poison.reject}).Publish(ctx, events)
 }

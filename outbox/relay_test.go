@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,4 +146,74 @@ func mustPool(t *testing.T, url string) *pgxpool.Pool {
 	}
 	t.Cleanup(pool.Close)
 	return pool
+}
+
+// TestRoutingKeyIsKept: what the writer said of the way is what the broker gets.
+func TestRoutingKeyIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(outbox.Message{Topic: "exchange", Key: "partition", RoutingKey: "eu.orders", Type: "order.shipped"},
+		outbox.Message{Topic: "exchange", Key: "partition", Type: "order.shipped"}, outbox.Message{Topic: "exchange"})
+	w.relay(w.broker, outbox.Config{})
+	w.arrived(3)
+	var got []string
+	for _, e := range w.broker.Events("exchange") {
+		got = append(got, e.Key+" "+e.RoutingKey+" "+e.Type)
+	}
+	slices.Sort(got)
+	if want := []string{" exchange exchange", "partition eu.orders order.shipped", "partition order.shipped order.shipped"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestWhatFollowsTheAcknowledgementIsNoFailure: an event that was acknowledged, and whose cursor then could not be written, comes
+// twice at most for each time; it is never blamed, and never a dead letter.
+func TestWhatFollowsTheAcknowledgementIsNoFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cut := func() {
+		if _, err := w.pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE application_name = 'pgsagaz outbox relay' AND datname = current_database()`); err != nil {
+			t.Error(err)
+		}
+	}
+	var calls atomic.Int64
+	w.relay(answers{w.broker, func(errs []error) []error {
+		if calls.Add(1) <= 5 {
+			cut()
+		}
+		return errs
+	}}, outbox.Config{Retry: outbox.Retry{MaxAttempts: 1}})
+	w.publish(message("a", 1), message("a", 2))
+	w.until("the relay gets to write its cursor", func() bool {
+		s, err := outbox.GetStatus(t.Context(), w.pool)
+		return err == nil && s.Pending == 0
+	})
+	if n := w.broker.Len(); n < 2 || n > 12 {
+		t.Errorf("2 events arrived %d times in all", n)
+	}
+	if n := query[int](w, "SELECT (SELECT count(*) FROM pgsagaz.outbox_dead) + (SELECT count(*) FROM pgsagaz.outbox_stuck)"); n > 0 {
+		t.Errorf("%d events are blamed", n)
+	}
+}
+
+// TestAnIdleRelayWritesNothing: no row changes while there is nothing to publish, but for its heartbeat.
+func TestAnIdleRelayWritesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.relay(w.broker, outbox.Config{})
+	w.publish(message("a", 1))
+	w.arrived(1)
+	w.until("its cursor is written", func() bool {
+		s, err := outbox.GetStatus(t.Context(), w.pool)
+		return err == nil && s.Pending == 0
+	})
+	cursor := func() string {
+		return query[string](w, "SELECT string_agg(ctid::text || prev::text, ' ') FROM pgsagaz.outbox_cursor")
+	}
+	before := cursor()
+	time.Sleep(500 * time.Millisecond)
+	if after := cursor(); after != before {
+		t.Errorf("an idle relay has written its cursor: %s, before %s", after, before)
+	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -69,7 +70,8 @@ type StuckKey struct {
 	EventID  uuid.UUID `json:"event_id"`
 	Attempts int       `json:"attempts"`
 	Error    string    `json:"error"`
-	NextIn   float64   `json:"next_in"` // below 0: when an operator redrives or drops it
+	NextIn   float64   `json:"next_in"` // until the next attempt; below 0: it is due
+	Blocked  bool      `json:"blocked"` // there is none, until an operator redrives or drops it
 	Waiting  int       `json:"waiting"` // how many, with the first
 }
 
@@ -93,13 +95,21 @@ type Guards struct {
 // countMost bounds the count of what is pending.
 const countMost = 1_000_000
 
-// GetStatus looks how the outbox stands. It counts what is pending, up to a million.
-func GetStatus(ctx context.Context, db sql.Querier) (Status, error) {
+// GetStatus looks how the outbox stands, in one snapshot. It counts what is pending, up to a million.
+func GetStatus(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	s := Status{Topics: []TopicStatus{}, Buckets: []BucketStatus{}, Relays: []RelayStatus{}, Stuck: []StuckKey{}, Slots: []SlotStatus{}}
-	for _, part := range []func(context.Context, sql.Querier) error{s.readBuckets, s.readPending, s.readRelays, s.readStuck, s.readSlots, s.readTotals, s.readGuards} {
-		if err := part(ctx, db); err != nil {
-			return s, fmt.Errorf("status of the outbox: %w", err)
+	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		for _, part := range []func(context.Context, sql.Querier) error{
+			s.readBuckets, s.readPending, s.readRelays, s.readStuck, s.readSlots, s.readTotals, s.readGuards,
+		} {
+			if err := part(ctx, tx); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return s, fmt.Errorf("status of the outbox: %w", err)
 	}
 	return s, nil
 }
@@ -155,7 +165,7 @@ func (s *Status) readRelays(ctx context.Context, db sql.Querier) error {
 
 func (s *Status) readStuck(ctx context.Context, db sql.Querier) error {
 	var k StuckKey
-	return each(ctx, db, sql.OutboxStatusStuck, nil, []any{&k.Key, &k.Topic, &k.EventID, &k.Attempts, &k.Error, &k.NextIn, &k.Waiting}, func() { s.Stuck = append(s.Stuck, k) })
+	return each(ctx, db, sql.OutboxStatusStuck, nil, []any{&k.Key, &k.Topic, &k.EventID, &k.Attempts, &k.Error, &k.NextIn, &k.Blocked, &k.Waiting}, func() { s.Stuck = append(s.Stuck, k) })
 }
 
 func (s *Status) readSlots(ctx context.Context, db sql.Querier) error {

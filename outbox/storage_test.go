@@ -292,6 +292,47 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// TestTruncateLooksTwice: a message that comes in between the look at a slot and its lock is not lost.
+func TestTruncateLooksTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stop := w.relay(w.broker, outbox.Config{RotateRows: 1 << 40, RotateEvery: time.Hour})
+	w.publish(message("a", 1))
+	w.arrived(1)
+	stop()
+	// What is archived is archived in between; it is made to wait there.
+	blocker, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blocker.Exec(t.Context(), "LOCK TABLE pgsagaz.outbox_archive IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	emptied := make(chan bool, 1)
+	go func() {
+		var did bool
+		if err := w.pool.QueryRow(t.Context(), "SELECT pgsagaz.outbox_truncate(0::smallint, true)").Scan(&did); err != nil {
+			t.Error(err)
+		}
+		emptied <- did
+	}()
+	w.until("it waits", func() bool {
+		return query[int](w, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%outbox_truncate%'") == 1
+	})
+	w.publish(message("a", 2))
+	if err := blocker.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if <-emptied {
+		t.Error("a slot is emptied with a message in it that came during the look")
+	}
+	if n := query[int](w, "SELECT count(*) FROM pgsagaz.outbox_archive"); n > 0 {
+		t.Errorf("%d messages are in the archive, and their slot is not emptied", n)
+	}
+	w.relay(w.broker, outbox.Config{})
+	w.arrived(2)
+}
+
 // TestArchiveAndReplay: what was published is kept if so asked, and published again, marked, with its ids.
 func TestArchiveAndReplay(t *testing.T) {
 	t.Parallel()

@@ -139,11 +139,14 @@ func TestOptimisticFails(t *testing.T) {
 	}}
 	w.relay(broker, outbox.Config{Optimistic: &outbox.Optimistic{Enabled: true, Timeout: 20 * time.Millisecond}, Registry: registry, Retry: quick, Poll: ages})
 	w.until("the relay has joined", func() bool { return len(shares(w)) == 1 })
-	time.Sleep(50 * time.Millisecond)
+	// It polls fast for 100 ms after it has found something; then only a wake can have it read.
+	calm := func() { time.Sleep(200 * time.Millisecond) }
 	for i := range 3 {
+		calm()
 		w.publish(message("k", i))
 		w.arrived(i + 1)
 	}
+	calm()
 	w.publish(bad("k"))
 	w.until("it is a dead letter", func() bool { return counter(t, registry, "outbox_dead_letter_events_total", "t") == 1 })
 	for _, c := range []struct {

@@ -10,7 +10,7 @@
 //	attempt     attempts that failed
 //	command     what was asked from outside: inserted by anybody, applied and deleted by the engine
 //	worker      who is alive
-//	outbox      messages for brokers
+//	outbox      messages for brokers: inserted by anybody, truncated slot by slot; outbox_* is how far relays have come
 //	river_*     River's; a job is a hint that a lane can be driven, and never the truth
 //
 // One order of locks holds everywhere: the user's rows, the saga's row, its lanes and steps, the outbox,

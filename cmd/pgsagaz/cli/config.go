@@ -16,14 +16,20 @@ type config struct {
 	json                   bool
 	logLevel, logFormat    string
 
-	poolSize, maxWorkers      int
-	queues                    []string
-	workerID                  string
-	jobPerStep, noListen      bool
-	lease, grace, poll, sweep time.Duration
-	broker                    string
-
+	poolSize, maxWorkers                int
+	queues                              []string
+	workerID                            string
+	jobPerStep, noListen                bool
+	lease, grace, poll, sweep           time.Duration
 	archiveAfter, keepArchive, keepKeys time.Duration
+
+	only, broker     string
+	relayLease       time.Duration
+	keepMessages     time.Duration
+	maxPending       int
+	onRejected       string
+	rejectedAttempts int
+	noOptimistic     bool
 
 	benchSteps, benchRounds int
 	benchRows               int
@@ -70,7 +76,14 @@ func (c *config) settings() []setting {
 		{&c.archiveAfter, "archive-after", "PGSAGAZ_ARCHIVE_AFTER", 24 * time.Hour, "when a saga that has ended moves into the archive; below 0: never"},
 		{&c.keepArchive, "keep-archive", "PGSAGAZ_KEEP_ARCHIVE", time.Duration(0), "how long it stays there; 0: for ever"},
 		{&c.keepKeys, "keep-keys", "PGSAGAZ_KEEP_KEYS", 90 * 24 * time.Hour, "how long start keys of sagas that have ended are remembered; below 0: for ever"},
+		{&c.only, "only", "PGSAGAZ_ONLY", "", "sagas or relay: run only the one (default: sagas, and the relay if there is a broker)"},
 		{&c.broker, "broker", "PGSAGAZ_BROKER", "", "where messages go: kafka://host:port, amqp://user:password@host:port/, redis://host:port, memory (default: nowhere, they wait)"},
+		{&c.relayLease, "relay-lease", "PGSAGAZ_RELAY_LEASE", 3 * time.Second, "how long a relay may be silent before others publish for it"},
+		{&c.noOptimistic, "no-optimistic", "PGSAGAZ_NO_OPTIMISTIC", false, "publish by poll only, not right after a commit"},
+		{&c.rejectedAttempts, "rejected-attempts", "PGSAGAZ_REJECTED_ATTEMPTS", 5, "how often a message is tried that the broker rejects"},
+		{&c.onRejected, "on-rejected", "PGSAGAZ_ON_REJECTED", "give up", "what follows: 'give up' (its key goes on) or 'hold' (its key waits for an operator); either way it is a dead letter"},
+		{&c.keepMessages, "keep-messages", "PGSAGAZ_KEEP_MESSAGES", time.Duration(0), "how long published messages are kept for outbox replay; 0: not at all"},
+		{&c.maxPending, "max-pending", "PGSAGAZ_MAX_PENDING", 0, "pending messages above which publishing fails; 0: no limit"},
 
 		// bench:
 		{&c.benchSteps, "steps", "", 5, "steps of a saga"},

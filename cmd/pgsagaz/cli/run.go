@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 )
 
@@ -21,6 +22,10 @@ import (
 type Program struct {
 	Sagas []pgengine.Definition // the ones that the command worker works
 	Demo  bool                  // adds the command demo
+
+	// Publishers are brokers of the program's own that --broker may name, by the scheme of their addresses, beside Kafka,
+	// RabbitMQ, Redis and memory.
+	Publishers map[string]func(ctx context.Context, address string) (outbox.Publisher, error)
 }
 
 // Streams are what a program has of the world. All fields are needed.
@@ -95,7 +100,7 @@ func (a *app) root() *cobra.Command {
 	})
 	a.cfg.bind(root.PersistentFlags(), "database-url", "json", "log-level", "log-format")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.cfg.complete(cmd.Flags(), a.Getenv) }
-	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.inbox(), a.check(), a.bench(), a.version())
+	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.outbox(), a.inbox(), a.check(), a.bench(), a.version())
 	if a.Demo {
 		root.AddCommand(a.demo())
 	}
