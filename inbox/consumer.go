@@ -218,10 +218,14 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return err
 }
 
-// ready waits until Postgres answers, and says whether this code may run there.
+// ready waits until Postgres answers, says whether this code may run there, and makes the partitions that are
+// needed.
 func (c *Consumer) ready(ctx context.Context) error {
 	for {
 		err := sql.CheckVersion(ctx, c.pool)
+		if err == nil {
+			_, err = c.pool.Exec(ctx, sql.InboxMakePartitions)
+		}
 		if err == nil || errors.As(err, new(*sql.SchemaError)) {
 			return err
 		}
