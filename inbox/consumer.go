@@ -62,8 +62,8 @@ type Config struct {
 
 	// Grace is how long a stopping consumer lets its transactions go on before it cuts them off. 0: 20 s.
 	Grace time.Duration
-	// Registerer gets the metrics. nil: they are kept, and not exported.
-	Registerer prometheus.Registerer
+	// Registry gets the metrics. nil: they are kept, and not exported.
+	Registry prometheus.Registerer
 	// EventTypes is how many types get a label of their own in the metrics; the rest are "other". 0: 100.
 	EventTypes int
 	Logger     *slog.Logger // nil: slog.Default()
@@ -155,7 +155,7 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 	if handler == nil || source == nil {
 		return nil, errors.New("inbox: a consumer needs a source and a handler")
 	}
-	m, err := newMetrics(cfg.Registerer, cfg.Name, cfg.EventTypes)
+	m, err := newMetrics(cfg.Registry, cfg.Name, cfg.EventTypes)
 	if err != nil {
 		return nil, fmt.Errorf("inbox: metrics: %w", err)
 	}

@@ -829,8 +829,8 @@ func TestMetrics(t *testing.T) {
 		}
 		return writes("c")(ctx, tx, m)
 	}
-	run(t, pool, b.Source("c"), handler, inbox.Config{Registerer: registry, EventTypes: 5, MaxAttempts: 3})
-	run(t, pool, newBroker().Source("d"), handler, inbox.Config{Name: "d", Registerer: registry}) // shares the collectors
+	run(t, pool, b.Source("c"), handler, inbox.Config{Registry: registry, EventTypes: 5, MaxAttempts: 3})
+	run(t, pool, newBroker().Source("d"), handler, inbox.Config{Name: "d", Registry: registry}) // shares the collectors
 	drained(t, b)
 	sum := func(name string) (total float64, series int) {
 		families, err := registry.Gather()
