@@ -11,6 +11,8 @@
 //	command     what was asked from outside: inserted by anybody, applied and deleted by the engine
 //	worker      who is alive
 //	outbox      messages for brokers
+//	consumer_inbox  events that consumers have taken, in partitions; inbox_* is what goes with it: the floor
+//	            below which events are refused, failures, dead letters
 //	river_*     River's; a job is a hint that a lane can be driven, and never the truth
 //
 // One order of locks holds everywhere: the user's rows, the saga's row, its lanes and steps, the outbox,
