@@ -375,7 +375,6 @@ func days(t testing.TB, pool *pgxpool.Pool, n int) {
 type cutter struct {
 	mu    sync.Mutex
 	when  string // before or after; "" neither
-	after bool
 }
 
 func (c *cutter) arm(when string) {
