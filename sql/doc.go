@@ -15,7 +15,7 @@
 //	            below which events are refused, failures, dead letters
 //	river_*     River's; a job is a hint that a lane can be driven, and never the truth
 //
-// One order of locks holds everywhere: the user's rows, the saga's row, its lanes and steps, the outbox,
+// One order of locks holds everywhere: claims of the inbox, the user's rows, the saga's row, its lanes and steps, the outbox,
 // River's jobs. No transaction locks two sagas.
 //
 // The functions in migrations/ raise SQLSTATEs of their own, see [State]. They live in the database so
