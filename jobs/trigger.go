@@ -100,7 +100,7 @@ func SignalOn[S pgengine.Signal](e *pgengine.Engine, transform func(inbox.Messag
 		if err != nil {
 			return err
 		}
-		err = e.Signal(ctx, tx, to, signal, &pgengine.SignalOptions{Key: "event " + m.EventID().String()})
+		err = e.Signal(ctx, tx, to, signal)
 		switch {
 		case errors.Is(err, pgengine.ErrEnded):
 			return nil
