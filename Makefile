@@ -36,6 +36,7 @@ demo: ## the order saga, end to end, on a Postgres of its own
 bench: ## sagas and wake-ups, measured against a floor in the same run
 	$(GO) run ./cmd/pgsagaz bench saga
 	$(GO) run ./cmd/pgsagaz bench wake
+	$(GO) run ./cmd/pgsagaz bench inbox
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \

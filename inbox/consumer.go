@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -62,8 +63,8 @@ type Config struct {
 
 	// Grace is how long a stopping consumer lets its transactions go on before it cuts them off. 0: 20 s.
 	Grace time.Duration
-	// Registerer gets the metrics. nil: they are kept, and not exported.
-	Registerer prometheus.Registerer
+	// Registry gets the metrics. nil: they are kept, and not exported.
+	Registry prometheus.Registerer
 	// EventTypes is how many types get a label of their own in the metrics; the rest are "other". 0: 100.
 	EventTypes int
 	Logger     *slog.Logger // nil: slog.Default()
@@ -141,9 +142,13 @@ type Consumer struct {
 	gate    *gate
 	lanes   []*lane
 
+	started   atomic.Bool
 	mu        sync.Mutex
 	redriving map[int64]bool // rows of inbox_dead that are under way here
 }
+
+// ErrRunTwice: a consumer can be run once, as its source is closed then.
+var ErrRunTwice = errors.New("inbox: this consumer has been run before")
 
 // NewConsumer makes a consumer. The database and the broker are not touched. The pool needs a connection for each
 // worker, and one more.
@@ -155,7 +160,7 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 	if handler == nil || source == nil {
 		return nil, errors.New("inbox: a consumer needs a source and a handler")
 	}
-	m, err := newMetrics(cfg.Registerer, cfg.Name, cfg.EventTypes)
+	m, err := newMetrics(cfg.Registry, cfg.Name, cfg.EventTypes)
 	if err != nil {
 		return nil, fmt.Errorf("inbox: metrics: %w", err)
 	}
@@ -173,7 +178,7 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 
 // Run consumes until ctx ends, and then drains: no handler is begun any more, the transactions that have begun
 // end (Grace), what was not dealt with is given back to the broker, and the source is closed. A consumer can be
-// run once. The error is nil, or says why this code must not run on this schema.
+// run once. The error is nil, or says why this code must not run on this schema, or [ErrRunTwice].
 //
 //	source ─► fetch ─► lane (by key) ─► one transaction: claims, handlers, COMMIT ─► ack
 //	            ▲        │ one fails: the batch is split, the message alone counts an attempt,
@@ -181,21 +186,35 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 //	          gate ◄─────┘ bounds what is held
 //	upkeep: partitions ahead, retention, redrives, lag
 func (c *Consumer) Run(ctx context.Context) error {
+	if !c.started.CompareAndSwap(false, true) {
+		return ErrRunTwice
+	}
 	if err := c.ready(ctx); err != nil || ctx.Err() != nil {
 		return errors.Join(err, c.source.Close())
 	}
 	c.worker.stopping = ctx.Done()
 	hard, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(c.cfg.Grace, cutOff) })
-	defer stop()
 	for range c.cfg.Workers {
 		c.lanes = append(c.lanes, newLane(c))
 	}
-	var g errgroup.Group
+	var lanes, g errgroup.Group
 	for _, l := range c.lanes {
-		g.Go(func() error { l.run(ctx, hard); return nil })
+		lanes.Go(func() error { l.run(ctx, hard); return nil })
 	}
+	idle := make(chan struct{}) // closed when no lane works any more
+	g.Go(func() error { defer close(idle); return lanes.Wait() })
+	g.Go(func() error {
+		<-ctx.Done()
+		grace := time.NewTimer(c.cfg.Grace)
+		defer grace.Stop()
+		select {
+		case <-idle:
+		case <-grace.C:
+			cutOff()
+		}
+		return nil
+	})
 	g.Go(func() error { c.fetch(ctx); return nil })
 	g.Go(func() error { c.upkeep(ctx); return nil })
 	g.Go(func() error { c.redrives(ctx); return nil })
@@ -218,10 +237,14 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return err
 }
 
-// ready waits until Postgres answers, and says whether this code may run there.
+// ready waits until Postgres answers, says whether this code may run there, and makes the partitions that are
+// needed.
 func (c *Consumer) ready(ctx context.Context) error {
 	for {
 		err := sql.CheckVersion(ctx, c.pool)
+		if err == nil {
+			_, err = c.pool.Exec(ctx, sql.InboxMakePartitions)
+		}
 		if err == nil || errors.As(err, new(*sql.SchemaError)) {
 			return err
 		}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/pgsagaz/pgsagaz/inbox"
 	"github.com/pgsagaz/pgsagaz/inbox/memorysub"
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
 var fast = inbox.Backoff{Initial: time.Millisecond, Max: 5 * time.Millisecond}
@@ -233,8 +235,11 @@ func TestTerminal(t *testing.T) {
 		return writes("c")(ctx, tx, m)
 	}), inbox.Config{Workers: 1, OnDead: func(ctx context.Context, tx pgx.Tx, d inbox.DeadLetter) error {
 		told = append(told, d)
-		if len(told) < 3 {
+		switch len(told) {
+		case 1:
 			return errors.New("the outbox is full")
+		case 2:
+			panic("oh")
 		}
 		return writes("dead")(ctx, tx, d.Message)
 	}})
@@ -829,8 +834,8 @@ func TestMetrics(t *testing.T) {
 		}
 		return writes("c")(ctx, tx, m)
 	}
-	run(t, pool, b.Source("c"), handler, inbox.Config{Registerer: registry, EventTypes: 5, MaxAttempts: 3})
-	run(t, pool, newBroker().Source("d"), handler, inbox.Config{Name: "d", Registerer: registry}) // shares the collectors
+	run(t, pool, b.Source("c"), handler, inbox.Config{Registry: registry, EventTypes: 5, MaxAttempts: 3})
+	run(t, pool, newBroker().Source("d"), handler, inbox.Config{Name: "d", Registry: registry}) // shares the collectors
 	drained(t, b)
 	sum := func(name string) (total float64, series int) {
 		families, err := registry.Gather()
@@ -883,6 +888,25 @@ func TestMisuse(t *testing.T) {
 		if _, err := inbox.NewConsumer(pool, &stub{}, writes("c"), c.cfg); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	c, err := inbox.NewConsumer(pool, &stub{}, writes("c"), inbox.Config{Name: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Run(ended); err != nil {
+		t.Error(err)
+	}
+	if err := c.Run(ended); !errors.Is(err, inbox.ErrRunTwice) {
+		t.Errorf("run twice: %v", err)
+	}
+	unmigrated, err := inbox.NewConsumer(sqltest.Empty(t), &stub{}, writes("c"), inbox.Config{Name: "c", Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unmigrated.Run(t.Context()); !errors.As(err, new(*sql.SchemaError)) {
+		t.Errorf("without a schema: %v", err)
 	}
 	if _, err := inbox.NewConsumer(pool, nil, writes("c"), inbox.Config{Name: "c"}); err == nil {
 		t.Error("no source")

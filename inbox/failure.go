@@ -99,7 +99,7 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 	err := pgx.BeginTxFunc(bounded, l.c.pool, readCommitted, func(tx pgx.Tx) (err error) {
 		dead, err = l.c.bury(bounded, tx, it, reason, why)
 		if err == nil && dead != nil && l.c.cfg.OnDead != nil {
-			err = l.c.cfg.OnDead(bounded, handlerTx{tx}, *dead)
+			err = protected(func() error { return l.c.cfg.OnDead(bounded, handlerTx{tx}, *dead) })
 		}
 		return err
 	})

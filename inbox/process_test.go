@@ -3,7 +3,9 @@ package inbox_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -90,5 +92,64 @@ func TestProcess(t *testing.T) {
 	})
 	if !errors.Is(err, broken) || effects(t, pool, "mailer", m.ID) != 0 {
 		t.Errorf("%v, %d effects", err, effects(t, pool, "mailer", m.ID))
+	}
+}
+
+// TestEveryWayToAskPostgres: poolers in transaction mode know no prepared statements.
+func TestEveryWayToAskPostgres(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			ledger := newLedger(t)
+			config := ledger.Config().Copy()
+			config.ConnConfig.DefaultQueryExecMode = mode
+			pool, err := pgxpool.NewWithConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			b := newBroker()
+			messages := letters(40, 5)
+			messages[7].Time, messages[9].Time = time.Now(), time.Now() // one of each make
+			b.Publish(messages...)
+			b.Publish(messages...)
+			var mended atomic.Bool
+			var calls counted
+			stop := run(t, pool, b.Source("c"), calls.handler(func(ctx context.Context, tx pgx.Tx, m inbox.Message, n int) error {
+				switch {
+				case m.ID == messages[3].ID && n < 3:
+					return errors.New("no")
+				case m.ID == messages[5].ID && !mended.Load():
+					return inbox.Terminal(errors.New("no"))
+				case m.ID == messages[6].ID:
+					time.Sleep(2 * time.Millisecond)
+				}
+				return writes("c")(ctx, tx, m)
+			}), inbox.Config{KeepPayload: true, BatchTime: time.Millisecond})
+			drained(t, b)
+			dead := deadLetters(t, pool)
+			if len(dead) != 1 {
+				t.Fatalf("%+v", dead)
+			}
+			mended.Store(true)
+			if _, err := inbox.Redrive(t.Context(), pool, dead[0].ID); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "it is done", func() bool { return len(deadLetters(t, pool)) == 0 })
+			stop()
+			if n := query[int](t, ledger, `SELECT count(*) FROM ledger`); n != 40 {
+				t.Errorf("%d effects", n)
+			}
+			if first, err := inbox.Process(t.Context(), pool, "c", messages[0], writes("c")); err != nil || first {
+				t.Errorf("%v, %v", first, err)
+			}
+			if _, err := inbox.Status(t.Context(), pool); err != nil {
+				t.Error(err)
+			}
+			if _, err := inbox.Cleanup(t.Context(), pool, nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -373,9 +373,8 @@ func days(t testing.TB, pool *pgxpool.Pool, n int) {
 
 // cutter is a tracer that cuts the connection around the COMMIT of the inbox.
 type cutter struct {
-	mu    sync.Mutex
-	when  string // before or after; "" neither
-	after bool
+	mu   sync.Mutex
+	when string // before or after; "" neither
 }
 
 func (c *cutter) arm(when string) {

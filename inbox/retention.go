@@ -43,7 +43,7 @@ type Cleaned struct {
 
 // Cleanup forgets old entries: whole partitions of UUIDv7s, which takes milliseconds whatever they hold, and
 // the others by 5,000 at a time. It makes partitions for the week to come too. Nobody waits for it. It may be called by
-// any number of processes, is done again by the next one wherever it is interrupted, and needs a session of its own.
+// any number of processes, and whatever was interrupted the next one finishes.
 //
 // First the floor is raised and committed: from then on claims refuse what lies below. Only then the entries
 // go. A claim that has read the floor before holds a lock on the table until it ends, and the
@@ -58,27 +58,20 @@ func Cleanup(ctx context.Context, pool *pgxpool.Pool, opts *CleanupOptions) (Cle
 	if r.Retention, err = retention(ctx, pool, opts.Retention); err != nil {
 		return r, err
 	}
-	conn, err := pool.Acquire(ctx)
+	tag, err := pool.Exec(ctx, sql.InboxCleanupLock)
 	if err != nil {
-		return r, err
-	}
-	defer conn.Release()
-	var mine bool
-	if err := conn.QueryRow(ctx, sql.InboxCleanupLock).Scan(&mine); err != nil {
 		return r, fmt.Errorf("inbox cleanup: %w", err)
 	}
-	if !mine {
+	if tag.RowsAffected() == 0 {
 		r.Busy = true
 		return r, nil
 	}
 	defer func() {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		if _, err := conn.Exec(bounded, sql.InboxCleanupUnlock); err != nil {
-			_ = conn.Conn().Close(bounded) // which unlocks
-		}
+		_, _ = pool.Exec(bounded, sql.InboxCleanupUnlock) // otherwise it ends by itself
 	}()
-	err = errors.Join(r.partitions(ctx, conn.Conn()), r.foreign(ctx, conn.Conn()))
+	err = errors.Join(r.partitions(ctx, pool), r.foreign(ctx, pool))
 	r.Seconds = time.Since(begun).Seconds()
 	if err != nil {
 		err = fmt.Errorf("inbox cleanup: %w", err)
@@ -124,15 +117,15 @@ func retention(ctx context.Context, pool *pgxpool.Pool, asked time.Duration) (ti
 }
 
 // partitions raises the floor, drops what lies below it, and makes what is to come.
-func (r *Cleaned) partitions(ctx context.Context, conn *pgx.Conn) error {
-	if err := conn.QueryRow(ctx, sql.InboxMakePartitions).Scan(&r.Made); err != nil {
+func (r *Cleaned) partitions(ctx context.Context, db sql.Querier) error {
+	if err := db.QueryRow(ctx, sql.InboxMakePartitions).Scan(&r.Made); err != nil {
 		return err
 	}
 	var foreignFloor time.Time
-	if err := conn.QueryRow(ctx, sql.InboxFloorRaise, r.Retention).Scan(&r.Floor, &foreignFloor); err != nil {
+	if err := db.QueryRow(ctx, sql.InboxFloorRaise, r.Retention).Scan(&r.Floor, &foreignFloor); err != nil {
 		return err
 	}
-	rows, err := conn.Query(ctx, sql.InboxDroppable)
+	rows, err := db.Query(ctx, sql.InboxDroppable)
 	if err != nil {
 		return err
 	}
@@ -150,11 +143,11 @@ func (r *Cleaned) partitions(ctx context.Context, conn *pgx.Conn) error {
 			statement = sql.InboxDetachFinalize
 		}
 		if statement != "" {
-			if _, err := conn.Exec(ctx, strings.ReplaceAll(statement, "consumer_inbox_20200101", p.Name)); err != nil {
+			if _, err := db.Exec(ctx, strings.ReplaceAll(statement, "consumer_inbox_20200101", p.Name)); err != nil {
 				return fmt.Errorf("detach %s: %w", p.Name, err)
 			}
 		}
-		if _, err := conn.Exec(ctx, sql.InboxDropPartition, p.Name); err != nil {
+		if _, err := db.Exec(ctx, sql.InboxDropPartition, p.Name); err != nil {
 			return fmt.Errorf("drop %s: %w", p.Name, err)
 		}
 		r.Dropped = append(r.Dropped, p.Name)
@@ -163,9 +156,9 @@ func (r *Cleaned) partitions(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // foreign deletes entries with ids of other makes, in many short transactions.
-func (r *Cleaned) foreign(ctx context.Context, conn *pgx.Conn) error {
+func (r *Cleaned) foreign(ctx context.Context, db sql.Querier) error {
 	begun := time.Now()
-	rows, err := conn.Query(ctx, sql.InboxForeignConsumers)
+	rows, err := db.Query(ctx, sql.InboxForeignConsumers)
 	if err != nil {
 		return err
 	}
@@ -177,7 +170,7 @@ func (r *Cleaned) foreign(ctx context.Context, conn *pgx.Conn) error {
 		for {
 			var n int64
 			var last *time.Time
-			if err := conn.QueryRow(ctx, sql.InboxForeignDelete, consumer).Scan(&n, &last); err != nil {
+			if err := db.QueryRow(ctx, sql.InboxForeignDelete, consumer).Scan(&n, &last); err != nil {
 				return err
 			}
 			if n == 0 {
@@ -192,6 +185,6 @@ func (r *Cleaned) foreign(ctx context.Context, conn *pgx.Conn) error {
 	if r.Foreign > 0 {
 		r.Rate = float64(r.Foreign) / time.Since(begun).Seconds()
 	}
-	_, err = conn.Exec(ctx, sql.InboxFailureCleanup)
+	_, err = db.Exec(ctx, sql.InboxFailureCleanup)
 	return err
 }

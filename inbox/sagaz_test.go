@@ -136,7 +136,7 @@ func TestSagazNeverObservedDurations(t *testing.T) {
 	run(t, pool, b.Source("c"), func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
 		time.Sleep(5 * time.Millisecond)
 		return writes("c")(ctx, tx, m)
-	}, inbox.Config{Registerer: registry})
+	}, inbox.Config{Registry: registry})
 	drained(t, b)
 	if n := query[int](t, pool, `SELECT count(*) FROM pgsagaz.consumer_inbox WHERE processing_duration_ms >= 5`); n != 3 {
 		t.Errorf("%d entries have their duration", n)

@@ -219,7 +219,7 @@ func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *it
 		bounded, cancel = context.WithTimeout(ctx, w.timeout)
 	}
 	defer cancel()
-	err := protected(bounded, w.handler, handlerTx{tx}, *it.m)
+	err := protected(func() error { return w.handler(bounded, handlerTx{tx}, *it.m) })
 	late := bounded.Err() != nil && ctx.Err() == nil
 	gone := conn.Conn().IsClosed()
 	status := conn.Conn().PgConn().TxStatus()
@@ -240,13 +240,14 @@ func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *it
 	return err
 }
 
-func protected(ctx context.Context, h Handler, tx pgx.Tx, m Message) (err error) {
+// protected makes an error of a panic.
+func protected(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &PanicError{Value: p, Stack: string(debug.Stack())}
 		}
 	}()
-	return h(ctx, tx, m)
+	return f()
 }
 
 // disown takes back the claims of items that a handler's own COMMIT has committed before their handlers

@@ -14,11 +14,14 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// ErrIgnore is what a trigger's transform returns for an event that is to start nothing.
+// ErrIgnore is what a transform returns for an event that is to start, or to signal, nothing.
 var ErrIgnore = errors.New("jobs: the event starts no saga")
 
 // TriggerOptions tune [StartOn]. nil and the zero value are the defaults.
 type TriggerOptions struct {
+	// Key makes the start key, by which others may signal the saga; an event that comes with the key of another
+	// one starts nothing, and is dead-lettered if its input is another. nil: made of the event's id.
+	Key     func(m inbox.Message) string
 	Tags    []string      // of the sagas, to find them by
 	Timeout time.Duration // of the sagas; 0: the definition's
 	// MaxRunning is how many sagas of the name may run at once, however they were started: an event that
@@ -32,8 +35,8 @@ type TriggerOptions struct {
 // however often it is delivered, and not at all if that transaction does not commit. transform makes the saga's
 // input; [FromJSON] is one. Combine it with [inbox.ByType] to choose events, and with [inbox.Rate] to limit how many start.
 //
-// The start key is made of the event's id, so that a second trigger of the same saga for the same event starts no
-// other.
+// The start key is made of the event's id, unless the options make another, so that a second trigger of the same saga
+// for the same event starts no other.
 func StartOn[I pgengine.Input](e *pgengine.Engine, transform func(inbox.Message) (I, error), opts *TriggerOptions) inbox.Handler {
 	o := TriggerOptions{}
 	if opts != nil {
@@ -55,8 +58,12 @@ func StartOn[I pgengine.Input](e *pgengine.Engine, transform func(inbox.Message)
 				return err
 			}
 		}
+		key := "event " + m.EventID().String()
+		if o.Key != nil {
+			key = o.Key(m)
+		}
 		_, err = e.Start(ctx, tx, in, &pgengine.StartOptions{
-			Key: "event " + m.EventID().String(), Tags: o.Tags, Timeout: o.Timeout, TraceParent: m.TraceParent,
+			Key: key, Tags: o.Tags, Timeout: o.Timeout, TraceParent: m.TraceParent,
 		})
 		if errors.Is(err, pgengine.ErrOtherInput) || errors.Is(err, pgengine.ErrTooLarge) {
 			return inbox.Terminal(err)
@@ -79,6 +86,29 @@ func room(ctx context.Context, tx pgx.Tx, name string, o TriggerOptions) error {
 		return inbox.Later(o.Pause, fmt.Sprintf("%d sagas %s are running", running, name))
 	}
 	return nil
+}
+
+// SignalOn makes a handler that signals a saga for each event, in the transaction that records the event. transform says
+// which saga, and what it is told. A saga that is not there yet is waited for, as a failing handler is; one that
+// has ended is told nothing.
+func SignalOn[S pgengine.Signal](e *pgengine.Engine, transform func(inbox.Message) (pgengine.Target, S, error)) inbox.Handler {
+	return func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+		to, signal, err := transform(m)
+		if errors.Is(err, ErrIgnore) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		err = e.Signal(ctx, tx, to, signal)
+		switch {
+		case errors.Is(err, pgengine.ErrEnded):
+			return nil
+		case errors.Is(err, pgengine.ErrNoSignal) || errors.Is(err, pgengine.ErrTooLarge):
+			return inbox.Terminal(err)
+		}
+		return err
+	}
 }
 
 // FromJSON is a transform whose event is the input itself, as JSON. An event that does not fit is dead-lettered at

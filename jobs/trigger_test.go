@@ -36,6 +36,20 @@ type invoice order
 
 func (invoice) SagaName() string { return "invoice" }
 
+// trip waits for its approval.
+type trip struct {
+	ID string `json:"id"`
+}
+
+func (trip) SagaName() string { return "trip" }
+
+type approval struct {
+	Trip string `json:"trip"`
+	By   string `json:"by"`
+}
+
+func (approval) SignalName() string { return "approval" }
+
 // running counts how many steps run at once.
 type running struct{ now, most atomic.Int64 }
 
@@ -56,6 +70,7 @@ func trade(t testing.TB, pool *pgxpool.Pool, r *running) *pgengine.Engine {
 		pgengine.Saga[invoice]{Version: 1, Steps: pgengine.Steps[invoice](pgengine.TxStep[invoice, int]{
 			Name: "print", Do: func(context.Context, pgx.Tx, pgengine.Call[invoice]) (int, error) { return 0, nil },
 		})},
+		pgengine.Saga[trip]{Version: 1, Steps: pgengine.Steps[trip](pgengine.Await[trip, approval]{Name: "approved"})},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +176,58 @@ func TestStartOn(t *testing.T) {
 	}
 	if key != "event "+good.ID || trace != good.TraceParent || tag != "shop" || time.Until(deadline) > time.Hour {
 		t.Errorf("key %q, trace %q, tag %q, deadline %v", key, trace, tag, deadline)
+	}
+}
+
+// TestSignalOn: one event starts a saga, another tells it something, in whatever order they come.
+func TestSignalOn(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	e := trade(t, pool, &running{})
+	worker, err := jobs.NewWorker(e, jobs.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, worker.Run)
+	b := memorysub.New(memorysub.Config{})
+	consume(t, pool, b.Source("orders"), inbox.ByType(map[string]inbox.Handler{
+		"booked": jobs.StartOn(e, jobs.FromJSON[trip], &jobs.TriggerOptions{Key: func(m inbox.Message) string { return "trip " + m.Key }}),
+		"approved": jobs.SignalOn(e, func(m inbox.Message) (pgengine.Target, approval, error) {
+			var a approval
+			if err := json.Unmarshal(m.Payload, &a); err != nil {
+				return pgengine.Target{}, a, inbox.Terminal(err)
+			}
+			if a.By == "nobody" {
+				return pgengine.Target{}, a, jobs.ErrIgnore
+			}
+			return pgengine.Key[trip]("trip " + a.Trip), a, nil
+		}),
+	}, nil))
+	booked := event("booked", trip{"T1"})
+	booked.Key = "T1"
+	early := event("approved", approval{"T2", "me"}) // of a trip that nobody books: it is given up in the end
+	b.Publish(booked, event("approved", approval{"T1", "nobody"}), early)
+	drain(t, b)
+	approved := event("approved", approval{"T1", "me"})
+	b.Publish(approved, approved)
+	drain(t, b)
+	var id string
+	if err := pool.QueryRow(t.Context(), `SELECT id::text FROM pgsagaz.saga WHERE name = 'trip' AND key = 'trip T1'`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if s, err := e.Wait(bounded, id); err != nil || s.State != pgengine.Completed {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := e.Get(bounded, id); err != nil || len(s.Signals) != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	b.Publish(event("approved", approval{"T1", "me too"})) // it has ended
+	drain(t, b)
+	dead, err := inbox.DeadLetters(t.Context(), pool, inbox.DeadFilter{})
+	if err != nil || len(dead) != 1 || dead[0].Message.ID != early.ID || dead[0].Reason != "attempts" {
+		t.Errorf("%+v, %v", dead, err)
 	}
 }
 

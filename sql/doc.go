@@ -9,11 +9,15 @@
 //	step        outcomes, inserted once each
 //	attempt     attempts that failed
 //	command     what was asked from outside: inserted by anybody, applied and deleted by the engine
+//	child, signal  the sagas that a step has started, and what a saga was told
+//	archive     sagas that have ended, one row each, in partitions by the day
 //	worker      who is alive
 //	outbox      messages for brokers: inserted by anybody, truncated slot by slot; outbox_* is how far relays have come
+//	consumer_inbox  events that consumers have taken, in partitions; inbox_* is what goes with it: the floor
+//	            below which events are refused, failures, dead letters
 //	river_*     River's; a job is a hint that a lane can be driven, and never the truth
 //
-// One order of locks holds everywhere: the user's rows, the saga's row, its lanes and steps, the outbox,
+// One order of locks holds everywhere: claims of the inbox, the user's rows, the saga's row, its lanes and steps, the outbox,
 // River's jobs. No transaction locks two sagas.
 //
 // The functions in migrations/ raise SQLSTATEs of their own, see [State]. They live in the database so

@@ -25,6 +25,7 @@ CREATE TABLE pgsagaz.inbox_state (
     floor         uuid NOT NULL,               -- of UUIDv7s
     ceiling       uuid NOT NULL,               -- from floor to here there are partitions, without a gap
     foreign_floor timestamptz NOT NULL,        -- of the others: when they were sent, if that is known
+    cleaning      timestamptz NOT NULL DEFAULT '-infinity', -- until when a cleanup has this to itself
     CHECK (floor <= ceiling)
 );
 -- Partitions begin with the first day whose UUIDv7s keep their value. What is made first reaches from there

@@ -1,2 +1,3 @@
--- One at a time. Of the session, as DETACH ... CONCURRENTLY cannot be in a transaction.
-SELECT pg_try_advisory_lock(x'5047535A'::integer, x'494E4243'::integer)
+-- One cleanup at a time, and if its process dies the next one ten minutes later. No session's lock: behind a pooler
+-- that one would be nobody's. Two at once would only be in each other's way.
+UPDATE pgsagaz.inbox_state SET cleaning = pgsagaz.now() + interval '10 minutes' WHERE cleaning < pgsagaz.now()

@@ -1,1 +1,1 @@
-SELECT pg_advisory_unlock(x'5047535A'::integer, x'494E4243'::integer)
+UPDATE pgsagaz.inbox_state SET cleaning = '-infinity'
