@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
+.PHONY: brokers help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ staticcheck: ## staticcheck, in the version of go.mod
 
 test: ## all tests
 	$(GO) test ./...
+
+brokers: ## tests of the broker adapters, against brokers that it installs and starts (Debian, as root)
+	@dir=$$(mktemp -d); trap '.ci/brokers.sh down "$$dir"; rm -rf "$$dir"' EXIT; \
+		exports=$$(.ci/brokers.sh up "$$dir" kafka amqp redis) && eval "$$exports" && \
+		PGSAGAZ_TEST_BROKERS=required $(GO) test -count=1 ./outbox/... ./inbox/... ./internal/...
 
 race: ## all tests with the race detector
 	$(GO) test -race -timeout 20m ./...

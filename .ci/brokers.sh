@@ -90,6 +90,13 @@ port() {
   cat "$file"
 }
 
+# leave_taken forgets the ports of a broker that does not run, where somebody else has got them meanwhile.
+leave_taken() {
+  for file in "$dir/ports/$1"*; do
+    if [ -e "$file" ] && listens "$(cat "$file")"; then rm "$file"; fi
+  done
+}
+
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # make_certificates makes an authority, and what it signed for localhost and 127.0.0.1.
@@ -113,7 +120,7 @@ make_certificates() {
 launch() {
   local name=$1
   shift
-  setsid nohup "$@" >>"$dir/$name.log" 2>&1 </dev/null &
+  ERL_CRASH_DUMP=$dir/erl_crash.dump setsid nohup "$@" >>"$dir/$name.log" 2>&1 </dev/null &
   local pid=$!
   echo "$pid" >"$dir/$name.pid"
   # It has its group a moment after it began.
@@ -125,8 +132,8 @@ runs() { [ -e "$dir/$1.pid" ] && kill -0 -- "-$(cat "$dir/$1.pid")" 2>/dev/null;
 # await NAME PORT: until it listens, or has died.
 await() {
   for _ in {1..600}; do
-    if listens "$2"; then return; fi
     if ! runs "$1"; then break; fi
+    if listens "$2"; then return; fi
     sleep 0.1
   done
   log "$1 did not start:"
@@ -318,6 +325,7 @@ case $command in
     chmod a+x "$dir" # RabbitMQ and PgBouncer do not run as root
     install_missing "$@"
     make_certificates
+    for name in "$@" epmd; do runs "$name" || leave_taken "$name"; done
     for name in "$@"; do
       began=$SECONDS
       start "$name"

@@ -44,7 +44,8 @@ type Config struct {
 	// ID makes the id of a message that is no CloudEvent. nil: its message id. "": it has none.
 	ID func(d amqp.Delivery) string
 
-	// Prefetch is how many messages may be on their way or unacked. It must be more than the consumer holds at once. 0: 1000.
+	// Prefetch is how many messages may be on their way or unacked. It should be at least the consumer's
+	// MaxInFlight. 0: 1000.
 	Prefetch int
 	// Timeout of connecting and declaring. 0: 10 s.
 	Timeout time.Duration

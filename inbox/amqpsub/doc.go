@@ -15,6 +15,7 @@
 // # Settings, and why they are so
 //
 //   - Manual acks, each for itself, and a prefetch: that is the back-pressure.
+//   - Release does nothing: Close gives all back at once, in its order.
 //   - The queue that is declared is a durable quorum queue. Package inbox counts attempts itself, and has its own dead letters. So
 //     the queue has no delivery limit: RabbitMQ 4 would otherwise drop a message at its twentieth redelivery, which a
 //     few deployments and crashes amount to. With a limit there has to be an exchange for dead letters.

@@ -56,26 +56,21 @@ func (s *Source) Fetch(ctx context.Context, maximum int) ([]inbox.Delivery, erro
 
 // Ack acks messages. Those of a lost connection are passed over.
 func (s *Source) Ack(_ context.Context, deliveries []inbox.Delivery) error {
-	return each(deliveries, func(t tag) error { return t.session.channel.Ack(t.number, false) })
-}
-
-// Release gives messages back to the queue.
-func (s *Source) Release(_ context.Context, deliveries []inbox.Delivery) error {
-	return each(deliveries, func(t tag) error { return t.session.channel.Nack(t.number, false, true) })
-}
-
-func each(deliveries []inbox.Delivery, f func(t tag) error) error {
 	for _, d := range deliveries {
 		t := d.Tag.(tag)
 		if t.session.hasEnded() {
 			continue
 		}
-		if err := f(t); err != nil && !t.session.channel.IsClosed() {
+		if err := t.session.channel.Ack(t.number, false); err != nil && !t.session.channel.IsClosed() {
 			return fmt.Errorf("amqpsub: %w", err)
 		}
 	}
 	return nil
 }
+
+// Release leaves it to Close. A message that was given back alone would be delivered to this very consumer again, and then lie behind
+// those that it still holds, of the same key too.
+func (s *Source) Release(context.Context, []inbox.Delivery) error { return nil }
 
 // Close ends the connection: RabbitMQ gives to others what was not acked.
 func (s *Source) Close() error {

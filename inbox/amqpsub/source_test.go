@@ -206,20 +206,46 @@ func TestForeignMessages(t *testing.T) {
 // RabbitMQ counts how often it has delivered a message of a quorum queue. There is no limit to it.
 func TestRedelivered(t *testing.T) {
 	name := newName(t)
-	cfg := amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}}
-	s := open(t, &brokertest.Net{}, cfg)
+	network := &brokertest.Net{}
+	s := open(t, network, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}})
 	defer closed(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1)
 	send(t, name, inbox.Message{ID: uuid.NewString(), Type: "t"})
-	for i := range 30 {
-		d := fetchOne(t, s)
-		if d.Redelivered != i {
+	for i := range 25 {
+		if d := fetchOne(t, s); d.Redelivered != i {
 			t.Fatalf("at delivery %d: %d before", i, d.Redelivered)
 		}
-		if err := s.Release(t.Context(), []inbox.Delivery{d}); err != nil {
-			t.Fatal(err)
+		network.Cut()
+	}
+}
+
+// What is given back comes again before all that was not given back, as its order asks for.
+func TestReleaseKeepsOrder(t *testing.T) {
+	name := newName(t)
+	cfg := amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}, SingleActive: true}
+	s := open(t, &brokertest.Net{}, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, _ = s.Fetch(ctx, 1)
+	var sent []inbox.Message
+	for range 100 {
+		sent = append(sent, inbox.Message{ID: uuid.NewString(), Type: "t", Key: "k"})
+	}
+	send(t, name, sent...)
+	var held []inbox.Delivery
+	for range 40 {
+		held = append(held, fetchOne(t, s))
+	}
+	if err := errors.Join(s.Release(t.Context(), held), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, &brokertest.Net{}, cfg)
+	defer closed(t, s)
+	for i, want := range sent {
+		if d := fetchOne(t, s); d.Message.ID != want.ID {
+			t.Fatalf("message %d comes in another's place", i)
 		}
 	}
 }
@@ -234,7 +260,8 @@ func TestDeliveryLimit(t *testing.T) {
 		_, err := ch.QueueDeclare(dead, true, false, false, false, nil)
 		return errors.Join(err, ch.QueueBind(dead, "", dead, false, nil))
 	})
-	s := open(t, &brokertest.Net{}, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}, DeliveryLimit: 2, DeadLetterExchange: dead})
+	network := &brokertest.Net{}
+	s := open(t, network, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}, DeliveryLimit: 2, DeadLetterExchange: dead})
 	defer closed(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -242,9 +269,8 @@ func TestDeliveryLimit(t *testing.T) {
 	id := uuid.NewString()
 	send(t, name, inbox.Message{ID: id, Type: "t"})
 	for range 3 {
-		if err := s.Release(t.Context(), []inbox.Delivery{fetchOne(t, s)}); err != nil {
-			t.Fatal(err)
-		}
+		fetchOne(t, s)
+		network.Cut()
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		var got amqp.Delivery

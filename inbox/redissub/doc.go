@@ -11,7 +11,9 @@
 // over is revoked here as soon as that is seen. Redelivered is Redis's own count.
 //
 // Entries of a stream come in their order, to one consumer. Several consumers of a group share a stream entry by entry, so that the
-// order of a key holds only for streams that have one consumer at a time: give each consumer streams of its own where it matters.
+// order of a key holds only for streams that have one consumer at a time. Where it matters give each consumer streams of its own, and
+// a name (Config.Consumer) that its successor has too: after a crash the successor then begins with what its predecessor
+// held. Under another name it takes that over when ClaimAfter has passed, and goes on with newer entries meanwhile.
 //
 // After a lost connection all that was fetched is revoked and delivered again: package inbox finds the duplicates.
 //

@@ -44,7 +44,8 @@ type Config struct {
 	BatchBytes int
 	// Timeout of one request. 0: 10 s.
 	Timeout time.Duration
-	// MetadataTTL is how old the knowledge of topics and leaders may be. 0: 2 s.
+	// MetadataTTL is how old the knowledge of topics and leaders may be. It is of all the cluster's topics: make it longer where
+	// there are many thousands. 0: 2 s.
 	MetadataTTL time.Duration
 
 	ClientID string         // "": pgsagaz

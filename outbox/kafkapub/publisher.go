@@ -50,12 +50,7 @@ func (p *Publisher) Close() error {
 
 // Publish sends events, to several partitions at once.
 func (p *Publisher) Publish(ctx context.Context, events []outbox.Event) []error {
-	found := map[string]topic{}
-	for _, e := range events {
-		if _, ok := found[e.Topic]; !ok {
-			found[e.Topic] = p.topics.find(ctx, e.Topic)
-		}
-	}
+	found := p.topics.findAll(ctx, events)
 	places := map[string]place{}
 	return outbox.Rounds{
 		Target: func(e outbox.Event) string {

@@ -122,6 +122,19 @@ func TestUnknownTopic(t *testing.T) {
 	if !errors.As(errs[0], new(*outbox.RejectedError)) || !strings.Contains(errs[0].Error(), name) || !errors.Is(errs[1], outbox.ErrHeld) {
 		t.Errorf("Fail: %v", errs)
 	}
+	// Many of them cost no more time than one, and the events of a topic that is there go.
+	good := newEvent(newTopic(t, broker), "another")
+	many := []outbox.Event{good}
+	for range 20 {
+		many = append(many, newEvent(brokertest.Name("unknown"), ""))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	for i, err := range fails.Publish(ctx, many) {
+		if i == 0 && err != nil || i > 0 && !errors.As(err, new(*outbox.RejectedError)) {
+			t.Errorf("event %d among many of unknown topics: %v", i, err)
+		}
+	}
 	creates := open(t, kafkapub.Config{Brokers: []string{broker}, UnknownTopic: kafkapub.Create, Partitions: 3})
 	publishUntilDone(t, creates, []outbox.Event{e, behind})
 	if got := ids(read(t, broker, name)); !slices.Equal(got, []uuid.UUID{e.ID, behind.ID}) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,26 @@ func (ts *topics) init(p *Publisher) {
 }
 
 var errUnknown = errors.New("no such topic")
+
+// findAll finds the topics of events. All that it has to wait for it waits for at once.
+func (ts *topics) findAll(ctx context.Context, events []outbox.Event) map[string]topic {
+	found := map[string]topic{}
+	for _, e := range events {
+		found[e.Topic] = topic{}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, name := range slices.Collect(maps.Keys(found)) {
+		wg.Go(func() {
+			t := ts.find(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			found[name] = t
+		})
+	}
+	wg.Wait()
+	return found
+}
 
 // find waits for knowledge that is newer than a topic just made elsewhere, before it says that there is none.
 func (ts *topics) find(ctx context.Context, name string) topic {

@@ -41,7 +41,7 @@ import (
 //	amqp    topology=declare|check  kind=topic|fanout|direct|headers  unroutable=reject|drop  and what RabbitMQ knows (heartbeat, ...)
 //	redis   prefix=TEXT  maxlen=N  replicas=N  master=NAME (then the hosts are Sentinels)
 func openPublisher(address string, log *slog.Logger) (outbox.Publisher, error) {
-	if address == "memory" {
+	if address == "memory" || address == "memory:" || address == "memory://" {
 		log.Warn("broker: events are published to the memory of this process, and nowhere else")
 		return memorypub.New(memorypub.Config{}), nil
 	}

@@ -87,10 +87,11 @@ func TestBrokerMistakes(t *testing.T) {
 // Each URL leads to the real broker.
 func TestOpenPublisher(t *testing.T) {
 	for name, address := range map[string]func(t *testing.T) string{
-		"memory": func(*testing.T) string { return "memory" },
-		"kafka":  func(t *testing.T) string { return "kafka://" + brokertest.Kafka(t) + "?create=true&partitions=1" },
-		"amqp":   func(t *testing.T) string { return brokertest.AMQP(t) + "?unroutable=drop" },
-		"redis":  func(t *testing.T) string { return brokertest.Redis(t) + "?maxlen=10" },
+		"memory":               func(*testing.T) string { return "memory" },
+		"memory as an address": func(*testing.T) string { return "memory:" },
+		"kafka":                func(t *testing.T) string { return "kafka://" + brokertest.Kafka(t) + "?create=true&partitions=1" },
+		"amqp":                 func(t *testing.T) string { return brokertest.AMQP(t) + "?unroutable=drop" },
+		"redis":                func(t *testing.T) string { return brokertest.Redis(t) + "?maxlen=10" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
