@@ -43,7 +43,7 @@ type Config struct {
 	// writers, from when the first relay with a limit runs until the first without one does. 0: no limit.
 	MaxPending int64
 
-	// Grace is how long a stopping relay waits for calls that are under way. 0: 5 s.
+	// Grace is how long a stopping relay goes on with what it has read. 0: 5 s.
 	Grace time.Duration
 	// Direct is how to reach the server itself where the pool goes through a pooler in transaction mode:
 	// the relay's cursor and LISTEN need sessions. nil: as the pool.

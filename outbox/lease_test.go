@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/outbox"
+	"github.com/pgsagaz/pgsagaz/outbox/memorypub"
+	"github.com/pgsagaz/pgsagaz/outbox/outboxtest"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
@@ -132,6 +135,81 @@ func TestALostLeaseIsNoticed(t *testing.T) {
 	})
 	w.publish(message("a", 2))
 	w.arrived(2)
+}
+
+// TestABusyPoolStopsNoRelay: the program's own transactions may take every connection of the pool, for longer than the lease.
+func TestABusyPoolStopsNoRelay(t *testing.T) {
+	t.Parallel()
+	url := sqltest.URL(t)
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1
+	busy, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(busy.Close)
+	w := world{t, busy, memorypub.New(memorypub.Config{})}
+	stop := w.relay(w.broker, outbox.Config{Lease: 500 * time.Millisecond})
+	conn, err := busy.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.pool = mustPool(t, url)
+	w.until("the relay has joined", func() bool { return len(shares(w)) == 1 })
+	epoch := query[int64](w, "SELECT max(epoch) FROM pgsagaz.outbox_relay")
+	time.Sleep(time.Second)
+	w.publish(message("a", 1))
+	w.arrived(1)
+	if now := query[int64](w, "SELECT max(epoch) FROM pgsagaz.outbox_relay"); now != epoch {
+		t.Errorf("the relay was taken for dead: its epoch is %d, was %d", now, epoch)
+	}
+	conn.Release()
+	stop()
+}
+
+// TestABacklogIsResumed: one that is larger than many pages, and was begun by relays that left in the midst of it, arrives
+// once and in order.
+func TestABacklogIsResumed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const n = 3000
+	for i := range 30 {
+		var batch []outbox.Message
+		for j := range n / 30 {
+			batch = append(batch, message(fmt.Sprint(j%7), i*n/30+j))
+		}
+		w.publish(batch...)
+	}
+	slow := &outboxtest.Faulty{Publisher: w.broker, Next: func([]outbox.Event) outboxtest.Fault { return outboxtest.Slow }}
+	for w.broker.Len() < n/2 {
+		before := w.broker.Len()
+		stop := w.relay(slow, outbox.Config{Batch: 10, Window: 40})
+		w.arrived(before + 200)
+		stop()
+	}
+	if query[int](w, "SELECT count(*) FROM pgsagaz.outbox_cursor WHERE cur IS NOT NULL") == 0 {
+		t.Error("no cursor stands in the midst of a batch: this tests nothing")
+	}
+	w.relay(slow, outbox.Config{Batch: 10, Window: 40})
+	w.relay(w.broker, outbox.Config{})
+	w.arrived(n)
+	time.Sleep(50 * time.Millisecond)
+	if got := w.broker.Len(); got != n {
+		t.Errorf("%d events arrived, want %d: every relay left in peace", got, n)
+	}
+	for key := range 7 {
+		last := -1
+		for _, p := range ofKey(w.broker.Events("t"), fmt.Sprint(key)) {
+			at, _ := strconv.Atoi(p)
+			if at <= last {
+				t.Fatalf("key %d: %d arrived after %d", key, at, last)
+			}
+			last = at
+		}
+	}
 }
 
 // exclusive fails the test if two calls have events of one bucket at the same time; keys are their own buckets here.

@@ -60,7 +60,8 @@ type loop struct {
 	stop     context.CancelFunc // of calls that are under way
 	calling  context.Context
 	calls    sync.WaitGroup
-	stopping bool
+	stopping bool // nothing is read any more
+	abandon  bool // and nothing sent
 }
 
 // op acts on the session and returns what is to be done with the outcome, by the loop.
@@ -144,7 +145,7 @@ func (l *loop) beat(ctx context.Context) {
 		last, lastAt = published, b.at
 		bounded, cancel := context.WithTimeout(ctx, l.cfg.Lease)
 		var relays, rank, mine, free int
-		rows, err := l.r.pool.Query(bounded, sql.OutboxBeat, l.s.epoch, published, rate)
+		rows, err := l.r.own.Query(bounded, sql.OutboxBeat, l.s.epoch, published, rate)
 		b.err = errFenced // no row
 		if err == nil {
 			for rows.Next() {
@@ -158,7 +159,7 @@ func (l *loop) beat(ctx context.Context) {
 		if b.err == nil {
 			b.want = share(buckets, relays, rank)
 			if n := min(free, b.want-mine); n > 0 {
-				b.err = l.r.pool.QueryRow(bounded, sql.OutboxTake, l.s.epoch, n).Scan(&b.taken)
+				b.err = l.r.own.QueryRow(bounded, sql.OutboxTake, l.s.epoch, n).Scan(&b.taken)
 			}
 		}
 		cancel()
@@ -188,10 +189,7 @@ func (l *loop) decide(ctx context.Context) error {
 			return errFenced
 		}
 		l.advance()
-		wait := time.Second
-		if !l.stopping {
-			wait = l.dispatch(now)
-		}
+		wait := l.dispatch(now)
 		if !l.busy {
 			if f := l.next(now); f != nil {
 				l.busy = true
@@ -222,6 +220,7 @@ func (l *loop) decide(ctx context.Context) error {
 			l.woken = true
 			l.readBy(l.rested())
 		case <-grace:
+			l.abandon = true
 			l.stop()
 		case <-quit:
 			quit, l.stopping = nil, true
@@ -230,9 +229,12 @@ func (l *loop) decide(ctx context.Context) error {
 	}
 }
 
-// quiet says that no call is under way.
+// quiet says that no call is under way, and none will be while stopping: what was read has left, or it must stay because
+// the broker fails. A page that is left half done comes twice.
 func (l *loop) quiet() bool {
-	return !slices.ContainsFunc(l.lanes, func(x *lane) bool { return x.inFlight != nil })
+	return !slices.ContainsFunc(l.lanes, func(x *lane) bool {
+		return x.inFlight != nil || len(x.queue) > 0 && !l.abandon && x.failures == 0
+	})
 }
 
 // readBy brings the next read forward.

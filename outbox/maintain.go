@@ -34,7 +34,7 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 	defer cancel()
 	var moved int
 	var nextIn float64
-	if err := r.pool.QueryRow(ctx, sql.OutboxDue, 1000).Scan(&moved, &nextIn); err != nil {
+	if err := r.own.QueryRow(ctx, sql.OutboxDue, 1000).Scan(&moved, &nextIn); err != nil {
 		return err
 	}
 	if moved > 0 {
@@ -44,18 +44,18 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 		return nil
 	}
 	var rotated, truncated bool
-	if err := r.pool.QueryRow(ctx, sql.OutboxRotate, r.cfg.RotateRows, r.cfg.RotateEvery, r.cfg.Archive > 0).Scan(&rotated, &truncated); err != nil {
+	if err := r.own.QueryRow(ctx, sql.OutboxRotate, r.cfg.RotateRows, r.cfg.RotateEvery, r.cfg.Archive > 0).Scan(&rotated, &truncated); err != nil {
 		return err
 	}
 	statement, args := sql.OutboxPressureOff, []any(nil)
 	if r.cfg.MaxPending > 0 {
 		statement, args = sql.OutboxPressure, []any{r.cfg.MaxPending}
 	}
-	if _, err := r.pool.Exec(ctx, statement, args...); err != nil {
+	if _, err := r.own.Exec(ctx, statement, args...); err != nil {
 		return err
 	}
 	if r.cfg.Archive > 0 && n%3000 == 0 {
-		if _, err := r.pool.Exec(ctx, sql.OutboxArchiveDrop, r.cfg.Archive); err != nil {
+		if _, err := r.own.Exec(ctx, sql.OutboxArchiveDrop, r.cfg.Archive); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,9 @@ import (
 func (l *loop) dispatch(now time.Time) time.Duration {
 	wait := time.Second
 	for _, x := range l.lanes {
+		if l.abandon || l.stopping && x.failures > 0 {
+			continue
+		}
 		batch, next := x.pick(now, l.cfg.Batch)
 		if len(batch) > 0 {
 			l.call(x, batch)

@@ -20,6 +20,7 @@ import (
 // number of them share the work.
 type Relay struct {
 	pool      *pgxpool.Pool
+	own       *pgxpool.Pool // of Run: heartbeats must not wait behind the program's own work
 	publisher Publisher
 	cfg       Config
 	log       *slog.Logger
@@ -32,8 +33,8 @@ type Relay struct {
 	told      atomic.Bool // about wakes that are missing
 }
 
-// NewRelay makes a relay that reads through pool and publishes to p, which the caller closes after Run. The
-// database is not touched.
+// NewRelay makes a relay that publishes to p, which the caller closes after Run. The database is not touched.
+// The relay connects as pool does, with up to four connections of its own: it waits for none of pool's.
 //
 // If pool was made with [sql.WakeOnCommit], commits on it wake this relay without a detour.
 func NewRelay(pool *pgxpool.Pool, p Publisher, cfg Config) (*Relay, error) {
@@ -59,6 +60,14 @@ func (r *Relay) Name() string { return r.cfg.Name }
 // It returns nil after such a stop. Errors: a *[sql.SchemaError] if this build does not fit the schema, and
 // what Postgres refuses for good, such as a missing right. Call it once.
 func (r *Relay) Run(ctx context.Context) error {
+	own := r.pool.Config()
+	own.ConnConfig = r.directConfig("pgsagaz outbox")
+	own.MaxConns, own.MinConns, own.MinIdleConns = 2, 0, 0
+	var err error
+	if r.own, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), own); err != nil {
+		return fmt.Errorf("outbox relay %s: %w", r.cfg.Name, err)
+	}
+	defer r.own.Close()
 	group, lasting := errgroup.WithContext(ctx)
 	if r.cfg.Optimistic.Enabled {
 		remove, _ := sql.OnCommit(r.pool.Config(), r.committed)
@@ -113,7 +122,7 @@ func (r *Relay) session(ctx context.Context) error {
 	// No call is under way any more, so that others may begin at once.
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if _, failed := r.pool.Exec(leave, sql.OutboxLeave, s.epoch); failed != nil {
+	if _, failed := r.own.Exec(leave, sql.OutboxLeave, s.epoch); failed != nil {
 		r.log.WarnContext(ctx, "could not sign off; others will find out when the lease ends", "error", failed)
 	}
 	return err

@@ -47,7 +47,7 @@ func (r *Relay) openSession(ctx context.Context) (*session, error) {
 }
 
 func (s *session) begin(ctx context.Context, r *Relay) error {
-	if err := sql.CheckVersion(ctx, r.pool); err != nil {
+	if err := sql.CheckVersion(ctx, r.own); err != nil {
 		return err
 	}
 	var rebased bool
