@@ -194,7 +194,7 @@ func (o *outline) notes() []StepNote {
 			say("nothing comes after it, and it is not the Output: nothing uses its result")
 		}
 		if n.isTx() && n.undoable() && o.endsTheSaga(i) {
-			say("its Undo runs only where the saga is another's child: once it is done, the saga is completed")
+			say("it is undone only where the saga is another's child: once it is done, the saga is completed")
 		}
 		if n.kind == kindAwait && n.limit == 0 && o.p.Timeout == 0 {
 			say("it waits for the signal %s without end: neither it nor the saga has a Timeout", n.signal)

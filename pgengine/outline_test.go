@@ -295,7 +295,7 @@ func TestOutlineOfADefinition(t *testing.T) {
 	wantNotes := []StepNote{
 		{"customs", "it and forever may await the signal stamped at once: whichever comes to it first takes the first"},
 		{"forever", "it waits for the signal stamped without end: neither it nor the saga has a Timeout"},
-		{"last", "its Undo runs only where the saga is another's child: once it is done, the saga is completed"},
+		{"last", "it is undone only where the saga is another's child: once it is done, the saga is completed"},
 	}
 	if !reflect.DeepEqual(p.Notes, wantNotes) {
 		t.Errorf("notes %q\nwant %q", p.Notes, wantNotes)
