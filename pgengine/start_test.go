@@ -66,7 +66,8 @@ func rows(t testing.TB, pool *pgxpool.Pool) map[string]int {
 	t.Helper()
 	names, err := pool.Query(t.Context(), `SELECT c.relname FROM pg_class c
 		WHERE c.relnamespace = 'pgsagaz'::regnamespace AND c.relkind IN ('r', 'p')
-		  AND c.relname NOT IN ('schema_info', 'schema_applied', 'schema_migrations', 'definition', 'river_migration')`)
+		  AND c.relname NOT IN ('schema_info', 'schema_applied', 'schema_migrations', 'definition', 'river_migration',
+		                        'outbox_bucket', 'outbox_cursor', 'outbox_state', 'inbox_state')`)
 	if err != nil {
 		t.Fatal(err)
 	}
