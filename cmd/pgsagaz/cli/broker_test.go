@@ -85,7 +85,7 @@ func TestBrokerMistakes(t *testing.T) {
 }
 
 // Each URL leads to the real broker.
-func TestOpenPublisher(t *testing.T) {
+func TestBrokersByURL(t *testing.T) {
 	for name, address := range map[string]func(t *testing.T) string{
 		"memory":               func(*testing.T) string { return "memory" },
 		"memory as an address": func(*testing.T) string { return "memory:" },
