@@ -85,7 +85,7 @@ func TestBrokerMistakes(t *testing.T) {
 }
 
 // Each URL leads to the real broker.
-func TestOpenPublisher(t *testing.T) {
+func TestBrokersByURL(t *testing.T) {
 	for name, address := range map[string]func(t *testing.T) string{
 		"memory":               func(*testing.T) string { return "memory" },
 		"memory as an address": func(*testing.T) string { return "memory:" },
@@ -114,6 +114,33 @@ func TestOpenPublisher(t *testing.T) {
 			}
 			if !strings.Contains(log.String(), "broker") || strings.Contains(log.String(), "guest:guest") {
 				t.Errorf("log: %s", log.String())
+			}
+		})
+	}
+}
+
+// TestWorkerPublishesToBrokers: what --broker names is where messages go.
+func TestWorkerPublishesToBrokers(t *testing.T) {
+	for name, address := range map[string]func(t *testing.T) string{
+		"kafka": func(t *testing.T) string { return "kafka://" + brokertest.Kafka(t) + "?create=true&partitions=1" },
+		"amqp":  func(t *testing.T) string { return brokertest.AMQP(t) + "?unroutable=drop" },
+		"redis": func(t *testing.T) string { return brokertest.Redis(t) + "?maxlen=10&prefix=" + brokertest.Name("cli") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			broker := address(t)
+			c := newCounter(t)
+			c.env["PGSAGAZ_BROKER"] = broker
+			stop := c.run(t.Context(), "worker", "--only", "relay", "--log-level", "error")
+			c.publish("a", "1")
+			c.publish("a", "2")
+			var s outbox.Status
+			c.eventually(func() bool { c.ok(&s, "outbox", "status"); return s.Pending == 0 })
+			var list struct{ Dead []outbox.Dead }
+			if c.ok(&list, "outbox", "dead", "list"); len(list.Dead) > 0 {
+				t.Errorf("dead letters: %+v", list.Dead)
+			}
+			if code := stop(); code != exitOK {
+				t.Errorf("the worker ended with %d", code)
 			}
 		})
 	}
