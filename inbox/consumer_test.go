@@ -56,7 +56,7 @@ func run(t testing.TB, pool *pgxpool.Pool, source inbox.Source, h inbox.Handler,
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(3 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !f(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never happened: %s", what)
 		}
@@ -736,7 +736,7 @@ func TestRedrive(t *testing.T) {
 	}
 	eventually(t, "it is back", func() bool {
 		d, err := inbox.Dead(t.Context(), pool, dead[0].ID)
-		return err == nil && !d.Redriving && d.Attempts == 4 && d.Redrives == 1
+		return err == nil && !d.Redriving && d.Attempts >= 4 && d.Redrives == 1 // both consumers may have tried
 	})
 	mended.Store(true)
 	var ids []int64

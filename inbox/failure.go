@@ -125,6 +125,9 @@ func (c *Consumer) bury(ctx context.Context, tx pgx.Tx, it *item, reason string,
 	if err != nil || outcomes[0] == duplicate {
 		return nil, err
 	}
+	if outcomes[0].err() != nil { // whatever else it is given up for: it does not count as taken
+		reason = string(outcomes[0])
+	}
 	d := &DeadLetter{Consumer: c.cfg.Name, EventID: it.id.String(), Message: *it.m, Reason: reason, Error: describe(why)}
 	var row pgx.Row
 	if it.dead != 0 {

@@ -143,6 +143,7 @@ func (l *lane) admit(items []*item) []*item {
 		default:
 		}
 		if h := l.holds[l.holdKey(it)]; h != nil {
+			it.ended = nil // what it failed on may be different once those before it are done
 			h.queue = append(h.queue, it)
 			continue
 		}

@@ -19,7 +19,7 @@ import (
 // waitsForLock waits until n sessions of this database wait for a lock.
 func waitsForLock(t testing.TB, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		got := query[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`)
 		if got >= n {
 			return

@@ -105,7 +105,7 @@ func consume(t testing.TB, pool *pgxpool.Pool, source inbox.Source, h inbox.Hand
 
 func drain(t testing.TB, b *memorysub.Broker) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); b.Waiting("orders") > 0; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); b.Waiting("orders") > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d messages wait", b.Waiting("orders"))
 		}
@@ -215,7 +215,7 @@ func TestSignalOn(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), `SELECT id::text FROM pgsagaz.saga WHERE name = 'trip' AND key = 'trip T1'`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
-	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	bounded, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if s, err := e.Wait(bounded, id); err != nil || s.State != pgengine.Completed {
 		t.Errorf("%+v, %v", s, err)
@@ -296,7 +296,7 @@ func TestSagazDroppedEventsOverTheLimit(t *testing.T) {
 	if dead, err := inbox.DeadLetters(t.Context(), pool, inbox.DeadFilter{}); err != nil || len(dead) > 0 {
 		t.Errorf("%+v, %v", dead, err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // so that the checks find an end
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) { // so that the checks find an end
 		var n int
 		if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pgsagaz.saga WHERE ended_at IS NULL`).Scan(&n); err != nil {
 			t.Fatal(err)
