@@ -322,14 +322,26 @@ func (c *Consumer) settle(ctx context.Context, items []*item) {
 		}
 	}
 	if len(acks) > 0 {
-		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
-		if err := c.source.Ack(bounded, acks); err != nil {
-			c.log.WarnContext(ctx, "could not ack; the messages will come again as duplicates", "messages", len(acks), "error", err)
-		}
-		cancel()
+		c.ack(ctx, acks)
 	}
 	for _, it := range items {
 		c.forget(it)
+	}
+}
+
+// ack tries again, as a broker may wait long for an ack that it has not got while the connection stands.
+func (c *Consumer) ack(ctx context.Context, acks []Delivery) {
+	bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		err := c.source.Ack(bounded, acks)
+		if err == nil {
+			return
+		}
+		if attempt == 3 || pause(bounded, Backoff{10 * time.Millisecond, time.Second}.delay(attempt)) != nil {
+			c.log.WarnContext(ctx, "could not ack; the messages will come again as duplicates", "messages", len(acks), "error", err)
+			return
+		}
 	}
 }
 

@@ -30,7 +30,8 @@ type Source interface {
 	// Ack says that messages have been dealt with for good: after the commit. It is called from several
 	// goroutines, while Fetch waits too, and in any order: a broker that knows but a position in a log is told
 	// how far all before it were acked. A delivery that is no longer this source's, of a lost connection or
-	// an earlier generation, is passed over. After an error the messages may be delivered again.
+	// an earlier generation, is passed over. After an error it is tried a few times more; then the messages may be
+	// delivered again.
 	Ack(ctx context.Context, deliveries []Delivery) error
 	// Release gives back messages that were not dealt with, to be delivered again, here or elsewhere. It
 	// may leave that to Close, which follows.

@@ -179,7 +179,7 @@ func TestDuplicateStorm(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
-	kills, cuts := 0, 0
+	kills, cuts, before := 0, 0, 0
 	faults := time.NewTicker(40 * time.Millisecond)
 	defer faults.Stop()
 	for begun := time.Now(); ; {
@@ -196,13 +196,22 @@ func TestDuplicateStorm(t *testing.T) {
 		default:
 		}
 		if time.Since(begun) > 8*time.Second {
-			storm.Store(false)
 			loses.Store(false)
+			if storm.CompareAndSwap(true, false) {
+				for _, c := range consumers { // what was acked in vain is delivered again to a new member only
+					broker.Rebalance(c)
+				}
+			}
 			if time.Since(begun) > 5*time.Minute {
 				t.Fatalf("%d messages still wait", waiting)
 			}
 			continue
 		}
+		// A fault for so much progress: on a slow machine they would otherwise come faster than anything is done.
+		if waiting > before-20 && waiting < before+20 {
+			continue
+		}
+		before = waiting
 		switch rand.IntN(8) {
 		case 0:
 			i := rand.IntN(2)
