@@ -54,7 +54,7 @@ BEGIN
         WHEN 'failing'      THEN NEW.state IN ('compensating', 'compensated', 'stuck', 'running', 'completed') -- forward: its pivot came through
         WHEN 'compensating' THEN NEW.state IN ('compensated', 'stuck')
         WHEN 'stuck'        THEN NEW.state IN ('running', 'failing', 'compensating', 'compensated', 'completed') -- an operator acted
-        WHEN 'completed'    THEN NEW.state IN ('compensating', 'compensated') AND NEW.parent_id IS NOT NULL -- its parent takes it back
+        WHEN 'completed'    THEN NEW.state IN ('compensating', 'compensated', 'stuck') AND NEW.parent_id IS NOT NULL -- its parent takes it back
         WHEN 'compensated'  THEN NEW.state IN ('compensating', 'stuck') -- a result came after its undo
     END) THEN
         RAISE EXCEPTION 'pgsagaz: saga % may not go from % to %', NEW.id, OLD.state, NEW.state USING ERRCODE = 'PS010';
