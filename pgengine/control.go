@@ -130,6 +130,9 @@ func (e *Engine) SignalJSON(ctx context.Context, tx pgx.Tx, to Target, name stri
 	if !json.Valid(payload) {
 		return fmt.Errorf("signal %s to saga %s: the payload is not JSON", name, to)
 	}
+	if len(opts.Key) > maxKey {
+		return fmt.Errorf("signal %s to saga %s: its key has %d bytes, at most %d are allowed", name, to, len(opts.Key), maxKey)
+	}
 	id, err := to.find(ctx, tx)
 	if err != nil {
 		return fmt.Errorf("signal %s to saga %s: %w", name, to, err)
@@ -220,7 +223,7 @@ func (g *graph) resolution(t task, r resolved) (*record, error) {
 		if r.Result == nil {
 			return nil, errors.New("the result of a step that is done is missing")
 		}
-		if err := json.Unmarshal(r.Result, reflect.New(n.result).Interface()); err != nil {
+		if err := guarded(func() error { return json.Unmarshal(r.Result, reflect.New(n.result).Interface()) }); err != nil {
 			return nil, fmt.Errorf("the result does not fit %s: %w", n.result, err)
 		}
 		rec.result = r.Result

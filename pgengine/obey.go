@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsagaz/pgsagaz/sql"
@@ -97,7 +98,14 @@ func (o *obeying) obey(ctx context.Context, c command, opts RunOptions) error {
 	case "resolve":
 		return o.resolve(ctx, c)
 	}
-	return fmt.Errorf("unknown command %q", c.Kind)
+	return o.drop(ctx, c, fmt.Errorf("unknown command %q", c.Kind))
+}
+
+// drop leaves out a command that makes no sense, as somebody may have written it with psql. Were it kept, no
+// other would be heard again.
+func (o *obeying) drop(ctx context.Context, c command, why error) error {
+	o.e.log.ErrorContext(ctx, "a command was dropped", "command", c.Kind, "reason", c.Reason, "saga", o.g.name, "saga_id", o.s.sagaID, "why", why)
+	return nil
 }
 
 // passed: the saga is past its pivot.
@@ -133,8 +141,15 @@ func (o *obeying) childEnded(ctx context.Context, c command) error {
 		Item   int    `json:"item"`
 		SagaID string `json:"saga_id"`
 	}
-	if err := json.Unmarshal(c.Body, &child); err != nil {
-		return fmt.Errorf("what a child tells does not read: %w", err)
+	err := json.Unmarshal(c.Body, &child)
+	if err == nil {
+		_, err = uuid.Parse(child.SagaID)
+	}
+	if err == nil && !State(c.Reason).Ended() {
+		err = fmt.Errorf("%q is no end", c.Reason)
+	}
+	if err != nil {
+		return o.drop(ctx, c, fmt.Errorf("what a child tells does not read: %w", err))
 	}
 	if _, err := o.tx.Exec(ctx, sql.ChildEnded, o.s.sagaID, child.Step, child.Item, child.SagaID, c.Reason); err != nil {
 		return answered(err)
@@ -171,6 +186,9 @@ func (o *obeying) retry(ctx context.Context, opts RunOptions) error {
 	return nil
 }
 
+// maxKey is how many bytes a signal's key may have: it stands in an index.
+const maxKey = 512
+
 // signal keeps a signal, and sets the lanes going that wait for one of its name.
 func (o *obeying) signal(ctx context.Context, c command) error {
 	var sent struct {
@@ -178,8 +196,15 @@ func (o *obeying) signal(ctx context.Context, c command) error {
 		Key     *string         `json:"key"`
 		SentAt  time.Time       `json:"sent_at"`
 	}
-	if err := json.Unmarshal(c.Body, &sent); err != nil {
-		return fmt.Errorf("a signal does not read: %w", err)
+	err := json.Unmarshal(c.Body, &sent)
+	if err == nil && sent.Payload == nil {
+		err = errors.New("it has no payload")
+	}
+	if err == nil && sent.Key != nil && len(*sent.Key) > maxKey {
+		err = fmt.Errorf("its key has %d bytes, at most %d are allowed", len(*sent.Key), maxKey)
+	}
+	if err != nil {
+		return o.drop(ctx, c, fmt.Errorf("the signal does not read: %w", err))
 	}
 	kept := false
 	for _, n := range o.g.nodes {
@@ -187,9 +212,8 @@ func (o *obeying) signal(ctx context.Context, c command) error {
 			continue
 		}
 		if !kept {
-			if err := n.fits(sent.Payload); err != nil {
-				o.e.log.ErrorContext(ctx, "a signal was dropped: its payload does not fit", "signal", c.Reason, "saga", o.g.name, "saga_id", o.s.sagaID, "error", err)
-				return nil
+			if err := guarded(func() error { return n.fits(sent.Payload) }); err != nil {
+				return o.drop(ctx, c, fmt.Errorf("its payload does not fit: %w", err))
 			}
 			if _, err := o.tx.Exec(ctx, sql.SignalKeep, o.s.sagaID, c.Reason, sent.Key, string(sent.Payload), sent.SentAt); err != nil {
 				return answered(err)
@@ -199,9 +223,12 @@ func (o *obeying) signal(ctx context.Context, c command) error {
 		if err := o.resume(ctx, "signal", n.name); err != nil {
 			return err
 		}
+		for i, l := range o.snap.lanes { // one that had given up goes on, too
+			o.snap.lanes[i].parked = l.parked && (l.node < 0 || o.g.nodes[l.node].name != n.name)
+		}
 	}
 	if !kept {
-		o.e.log.ErrorContext(ctx, "a signal was dropped: no step awaits it", "signal", c.Reason, "saga", o.g.name, "saga_id", o.s.sagaID)
+		return o.drop(ctx, c, errors.New("no step awaits it"))
 	}
 	return nil
 }
@@ -210,7 +237,7 @@ func (o *obeying) signal(ctx context.Context, c command) error {
 func (o *obeying) resolve(ctx context.Context, c command) error {
 	var r resolved
 	if err := json.Unmarshal(c.Body, &r); err != nil {
-		return fmt.Errorf("a resolution does not read: %w", err)
+		return o.drop(ctx, c, fmt.Errorf("the resolution does not read: %w", err))
 	}
 	refused := func(why string) error {
 		o.e.log.ErrorContext(ctx, "an operator's decision was dropped", "saga", o.g.name, "saga_id", o.s.sagaID, "step", r.Step, "why", why)
