@@ -109,7 +109,15 @@ func (s Sleep[I]) node() node {
 			if err != nil {
 				return time.Time{}, err
 			}
-			return s.Until(ctx, typed)
+			at, err := s.Until(ctx, typed)
+			switch year := at.UTC().Year(); {
+			case err != nil:
+			case year < 1:
+				at = time.Unix(0, 0) // has passed
+			case year > 9999:
+				err = Terminal(fmt.Errorf("Until gave a time in the year %d", year))
+			}
+			return at, err
 		}
 	}
 	return n

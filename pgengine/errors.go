@@ -84,11 +84,16 @@ func (e *DefinitionError) Error() string {
 
 // describe makes an error fit to be stored and shown: valid text of bounded length.
 func describe(err error) string {
-	const limit = 4096
-	s := strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "?"), "\x00", "?")
-	if s == "" {
-		s = fmt.Sprintf("%T with an empty message", err)
+	if s := storable(err.Error()); s != "" {
+		return s
 	}
+	return fmt.Sprintf("%T with an empty message", err)
+}
+
+// storable makes a text of the user's fit for Postgres: valid, and of bounded length.
+func storable(s string) string {
+	const limit = 4096
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "") + "…"
 	}

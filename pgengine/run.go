@@ -97,9 +97,9 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		case ctx.Err() != nil:
 			return e.handBack(l, true)
 		case !transient(err):
-			// Nothing that we know of: leave the lane to the sweeper's next look rather than spin.
+			// Nothing that we know of: it is tried again, and not at once.
 			e.log.ErrorContext(ctx, "lane stopped", "saga", g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
-			return errors.Join(fmt.Errorf("saga %s %s: step %s: %w", g.name, l.sagaID, l.name(), err), e.handBack(l, true))
+			return errors.Join(fmt.Errorf("saga %s %s: step %s: %w", g.name, l.sagaID, l.name(), err), e.setAside(l, err))
 		}
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
@@ -202,6 +202,23 @@ func (e *Engine) handBack(l *lane, begun bool) error {
 		return fmt.Errorf("saga %s %s: hand back lane %d: %w", l.g.name, l.sagaID, l.id, err)
 	}
 	e.wake(l.queue)
+	return nil
+}
+
+// aside is how long a lane rests after an error that nothing is known of.
+const aside = 5 * time.Second
+
+// setAside gives the lane up for a while, with the error for whoever looks.
+func (e *Engine) setAside(l *lane, why error) error {
+	if !l.taken {
+		return nil // River tries again
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if _, err := e.pool.Exec(ctx, sql.LaneSetAside, l.sagaID, l.id, l.token, aside.Seconds(), !l.node().isTx(), describe(why)); err != nil {
+		return fmt.Errorf("saga %s %s: set lane %d aside: %w", l.g.name, l.sagaID, l.id, err)
+	}
+	l.opts.due(aside)
 	return nil
 }
 

@@ -42,6 +42,8 @@ var (
 	LaneDissolve string
 	//go:embed queries/lane_hand_back.sql
 	LaneHandBack string
+	//go:embed queries/lane_set_aside.sql
+	LaneSetAside string
 	//go:embed queries/lane_wait.sql
 	LaneWait string
 	//go:embed queries/lane_resume.sql
