@@ -16,6 +16,7 @@ type failure struct {
 	kind   string // "": told from err
 	begun  time.Time
 	effect bool // an Activity's: it may have happened
+	anew   bool // a Recover says so: with all attempts
 }
 
 // failed settles an attempt that failed: it is due again later or, when its attempts are used up, the
@@ -76,7 +77,7 @@ func (e *Engine) again(ctx context.Context, l *lane, f failure, delay time.Durat
 	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("retry.before")
 		_, err := e.pool.Exec(context.WithoutCancel(ctx), sql.RetryLater, l.sagaID, l.patient(f.effect), l.id, l.token, l.opts.Worker,
-			f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), delay.Seconds())
+			f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), delay.Seconds(), f.anew)
 		err = answered(err)
 		if errors.Is(err, errTurnedBack) {
 			l.inDoubt = l.inDoubt || f.effect
@@ -123,8 +124,11 @@ func (e *Engine) gone(ctx context.Context, l *lane, f failure, doubt bool) (bool
 func (e *Engine) beyond(ctx context.Context, l *lane, f failure) (bool, error) {
 	n := l.node()
 	if l.at.node != l.g.pivot {
-		if n.rescue != nil {
+		switch {
+		case n.rescue != nil:
 			return e.rescue(ctx, l, f)
+		case n.optional:
+			return e.gone(ctx, l, f, n.outside() && (l.inDoubt || f.effect))
 		}
 		return e.park(ctx, l, f)
 	}
@@ -146,51 +150,86 @@ func (e *Engine) beyond(ctx context.Context, l *lane, f failure) (bool, error) {
 		return e.gone(ctx, l, f, false)
 	}
 	rec := &record{outcome: "done", result: raw, took: time.Since(f.begun)}
-	return e.persist(ctx, l, n.commit != nil, func(ctx context.Context) (bool, error) {
+	moved, err := e.persist(ctx, l, n.commit != nil, func(ctx context.Context) (bool, error) {
 		return e.settleActivity(ctx, l, rec, n.commit)
 	})
+	if err == nil || errors.Is(err, errLost) || errors.Is(err, errTurnedBack) || transient(err) || ctx.Err() != nil {
+		return moved, err
+	}
+	f.err, f.effect = fmt.Errorf("%w; Lookup found that it happened, and then Commit failed: %w", f.err, err), true
+	return e.park(ctx, l, f)
 }
 
 // rescue asks the step's Recover, and does what it says. That of a TxStep runs in the transaction that
-// records its decision.
+// records its decision; that of an Activity holds no connection.
 func (e *Engine) rescue(ctx context.Context, l *lane, f failure) (bool, error) {
-	tx, err := e.newTx(ctx, l)
-	if err != nil {
-		return false, err
+	n, begun := l.node(), time.Now()
+	var tx *stepTx
+	if n.isTx() {
+		var err error
+		if tx, err = e.newTx(ctx, l); err != nil {
+			return false, err
+		}
+		defer tx.close()
 	}
-	defer tx.close()
 	var r recovery
-	err = e.attempt(ctx, l, func(ctx context.Context) (err error) {
+	err := e.attempt(ctx, l, func(ctx context.Context) (err error) {
 		c := l.call()
 		c.maxBytes = e.maxPayload
-		r, err = l.node().rescue(e.inStep(ctx, l), tx, c, f.err)
+		r, err = n.rescue(e.inStep(ctx, l), tx, c, f.err)
 		return err
 	})
-	if err == nil {
+	if err == nil && tx != nil {
 		err = tx.owned()
 	}
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return false, ctx.Err()
-	case err != nil && tx.lost(err):
-		return false, &unavailableError{err}
-	case err != nil:
-		f.err = fmt.Errorf("%w; and Recover failed: %w", f.err, err)
-	case r.action == RecoverWith:
-		return e.planned(ctx, tx, l, &record{outcome: "done", result: r.result, note: r.reason, took: time.Since(f.begun)})
-	case r.action == RecoverSkip:
-		return e.planned(ctx, tx, l, &record{outcome: "skipped", note: r.reason, took: time.Since(f.begun)})
-	case r.action == RecoverRetry:
-		tx.close()
-		if r.after <= 0 {
-			r.after = l.node().retry.delay(l.attempt + 1)
+	}
+	if err == nil && (r.action == RecoverWith || r.action == RecoverSkip) {
+		rec := &record{outcome: "skipped", note: r.reason, took: time.Since(f.begun)}
+		if r.action == RecoverWith {
+			rec.outcome, rec.result = "done", r.result
 		}
+		if tx == nil {
+			return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
+				return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) { return e.planned(ctx, tx, l, rec) })
+			})
+		}
+		var moved bool
+		moved, err = e.settleRescue(ctx, tx, l, rec)
+		if err == nil || errors.Is(err, errLost) || errors.Is(err, errTurnedBack) {
+			return moved, err
+		}
+	}
+	lost := tx != nil && err != nil && tx.lost(err)
+	if tx != nil {
+		tx.close()
+	}
+	switch {
+	case lost && time.Since(begun) < l.opts.Idle:
+		return false, &unavailableError{err}
+	case !lost && transient(err): // a deadlock, say: it may go through next time
+		f.err = fmt.Errorf("%w; and Recover failed: %w", f.err, err)
+		return e.again(ctx, l, f, n.retry.delay(l.attempt+1))
+	case err != nil: // or it slept in its transaction for so long that Postgres ended it
+		f.err = fmt.Errorf("%w; and Recover failed: %w", f.err, err)
+	case r.action == RecoverRetry:
+		if r.after <= 0 {
+			r.after = n.retry.delay(1)
+		}
+		f.anew = true
 		return e.again(ctx, l, f, r.after)
 	case r.reason != "":
 		f.err = fmt.Errorf("%w; handed over: %s", f.err, r.reason)
 	}
-	tx.close()
 	return e.park(ctx, l, f)
+}
+
+// settleRescue commits what a TxStep's Recover has decided, with what it wrote.
+func (e *Engine) settleRescue(ctx context.Context, tx *stepTx, l *lane, rec *record) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
+	defer cancel()
+	return e.planned(ctx, tx, l, rec)
 }
 
 // park leaves a lane that has given up where it is, for an operator, and plans without it: once nothing
@@ -199,7 +238,7 @@ func (e *Engine) park(ctx context.Context, l *lane, f failure) (bool, error) {
 	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 			_, err := tx.Exec(ctx, sql.RetryLater, l.sagaID, l.patient(f.effect), l.id, l.token, l.opts.Worker,
-				f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), -1.0)
+				f.kind, describe(f.err), f.effect, time.Since(f.begun).Seconds(), -1.0, false)
 			if err != nil {
 				return false, answered(err)
 			}

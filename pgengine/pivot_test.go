@@ -106,7 +106,7 @@ func TestRecover(t *testing.T) {
 				return pgengine.Recovery[string]{Action: pgengine.RecoverRetry, After: time.Hour}, nil
 			}
 			return pgengine.Recovery[string]{Action: pgengine.RecoverSkip}, nil
-		}, pgengine.Completed, "pay b b r1 b r2 b r3 d:", ""},
+		}, pgengine.Completed, "pay b b r1 b b r2 b b r3 d:", ""},
 	} {
 		for _, kind := range []string{"activity", "tx"} {
 			t.Run(name+", "+kind, func(t *testing.T) {

@@ -86,7 +86,7 @@ func TestSettleAndFenceSayWhy(t *testing.T) {
 		if sql.State(err) != test.state {
 			t.Errorf("fence, %s: %v, want %s", test.name, err, test.state)
 		}
-		_, err = pool.Exec(t.Context(), sql.RetryLater, test.saga, []string{test.from}, test.lane, test.token, "w", "error", "no", false, 0.0, 0.0)
+		_, err = pool.Exec(t.Context(), sql.RetryLater, test.saga, []string{test.from}, test.lane, test.token, "w", "error", "no", false, 0.0, 0.0, false)
 		if sql.State(err) != test.state {
 			t.Errorf("retry_later, %s: %v, want %s", test.name, err, test.state)
 		}

@@ -82,7 +82,7 @@ BEGIN
         END IF;
         BEGIN
             canonical := p_input::jsonb::text;
-        EXCEPTION WHEN untranslatable_character THEN -- \u0000 is JSON, and not jsonb
+        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN -- "\u0000", "\ud800" and 1e200000 are JSON, and not jsonb
             canonical := p_input::text;
         END;
         hash := sha256(convert_to(canonical, 'UTF8'));
@@ -162,6 +162,9 @@ BEGIN
     IF octet_length(p_payload::text) > p_max_bytes THEN
         RAISE EXCEPTION 'pgsagaz: signal % of saga % is % bytes, the limit is %', p_name, p_saga, octet_length(p_payload::text), p_max_bytes
             USING ERRCODE = 'PS008';
+    END IF;
+    IF octet_length(p_key) NOT BETWEEN 1 AND 512 THEN
+        RAISE EXCEPTION 'pgsagaz: the key of signal % to saga % must have 1 to 512 bytes', p_name, p_saga USING ERRCODE = 'PS007';
     END IF;
     SELECT s.name || ' version ' || s.version,
            (SELECT array_agg(n ->> 'signal') FROM jsonb_array_elements(d.graph -> 'steps') n WHERE n ? 'signal')
@@ -319,10 +322,10 @@ END
 $$;
 
 -- Gives the lane back after a failed attempt. It is due again after p_delay seconds by this clock;
--- below 0 it is parked until an operator acts.
+-- below 0 it is parked until an operator acts. p_anew: then it has all its attempts.
 CREATE FUNCTION pgsagaz.retry_later(
     p_saga uuid, p_from text[], p_lane bigint, p_token bigint, p_worker text,
-    p_kind text, p_error text, p_in_doubt boolean, p_took double precision, p_delay double precision)
+    p_kind text, p_error text, p_in_doubt boolean, p_took double precision, p_delay double precision, p_anew boolean)
     RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -331,15 +334,18 @@ BEGIN
     -- take this one for one that is still being worked.
     PERFORM pgsagaz.fence(p_saga, p_from, p_lane, p_token);
     WITH l AS (
-        UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL, attempt = attempt + 1,
+        UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL,
+                                attempt = CASE WHEN p_anew THEN 0 ELSE attempt + 1 END,
+                                crashes = CASE WHEN p_anew THEN 0 ELSE crashes END,
                                 in_doubt = in_doubt OR p_in_doubt, error = p_error,
                                 waits = CASE WHEN p_delay >= 0 THEN waits END,
                                 run_at = CASE WHEN p_delay < 0 THEN 'infinity'
                                               ELSE pgsagaz.now() + make_interval(secs => p_delay) END
         WHERE saga_id = p_saga AND id = p_lane RETURNING *)
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
-        SELECT saga_id, step, direction, generation, attempt, p_kind, p_worker, p_error,
-               pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now() FROM l;
+        SELECT l.saga_id, l.step, l.direction, l.generation, was.attempt + 1, p_kind, p_worker, p_error,
+               pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now()
+        FROM l JOIN pgsagaz.lane was USING (saga_id, id); -- as it was before this statement
 END
 $$;
 
@@ -352,6 +358,7 @@ CREATE FUNCTION pgsagaz.wait(
     AS $$
 BEGIN
     UPDATE pgsagaz.lane l SET worker = NULL, token = NULL, job_id = NULL, waits = p_for::pgsagaz.waiting, in_doubt = p_in_doubt,
+                              attempt = 0, crashes = 0, -- it has come this far
                               until = w.until, run_at = w.until
     FROM (SELECT coalesce(o.until, p_at, pgsagaz.now() + make_interval(secs => p_seconds), 'infinity') AS until
           FROM pgsagaz.lane o WHERE o.saga_id = p_saga AND o.id = p_lane) w
@@ -362,14 +369,18 @@ BEGIN
 END
 $$;
 
--- Sets lanes of a step going that wait for what has now come. Called under the saga's lock.
+-- Sets lanes of a step going that wait for what has now come; for a signal, also one that was given up and
+-- left to an operator. Called under the saga's lock.
 CREATE FUNCTION pgsagaz.resume(p_saga uuid, p_for text, p_step text) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
-    UPDATE pgsagaz.lane l SET run_at = pgsagaz.now(), job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+    UPDATE pgsagaz.lane l SET run_at = pgsagaz.now(), job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue),
+                              attempt = CASE WHEN l.waits IS NULL THEN 0 ELSE l.attempt END,
+                              crashes = CASE WHEN l.waits IS NULL THEN 0 ELSE l.crashes END
     FROM pgsagaz.saga s
-    WHERE l.saga_id = p_saga AND s.id = p_saga AND l.waits = p_for::pgsagaz.waiting AND l.step = p_step
+    WHERE l.saga_id = p_saga AND s.id = p_saga AND l.step = p_step
+      AND (l.waits = p_for::pgsagaz.waiting OR l.waits IS NULL AND p_for = 'signal' AND l.run_at = 'infinity')
       AND l.worker IS NULL AND l.run_at > pgsagaz.now();
 END
 $$;

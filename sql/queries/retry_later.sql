@@ -1,1 +1,1 @@
-SELECT pgsagaz.retry_later($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+SELECT pgsagaz.retry_later($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
