@@ -31,7 +31,7 @@ func (h *haltedError) Unwrap() error { return h.err }
 // it returns at last is a success, it counts.
 func (e *Engine) attempt(ctx context.Context, l *lane, f func(context.Context) error) error {
 	limit, what := l.node().timeout, "the step's Timeout"
-	if !l.deadline.IsZero() && l.at.direction == Do && !l.onward() {
+	if !l.deadline.IsZero() && l.at.direction == Do && !l.onward() && !l.passed() {
 		if left := time.Until(l.deadline); limit == 0 || left < limit {
 			limit, what = max(left, time.Millisecond), "the saga's deadline"
 		}

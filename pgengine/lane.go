@@ -52,6 +52,11 @@ func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
 // onward: what the lane is at can't be taken back, so that it goes on until it is known to be done.
 func (l *lane) onward() bool { return l.at.direction == Do && l.g.endless(l.at.node) }
 
+// passed: the saga is past its pivot, as far as the lane knows.
+func (l *lane) passed() bool {
+	return l.g.pivot >= 0 && l.results[l.g.nodes[l.g.pivot].name] != nil
+}
+
 // name is that of the step; "" before the first.
 func (l *lane) name() string {
 	if l.at.node < 0 {
