@@ -49,7 +49,7 @@ func (e *Engine) doChildren(ctx context.Context, l *lane) (bool, error) {
 		return e.failed(ctx, l, failure{err: err, begun: begun})
 	}
 	moved, err = e.children(ctx, l, append([]json.RawMessage{}, inputs...))
-	if known := sql.State(err); known == sql.StateUnknownSaga || known == sql.StateOtherInput || known == sql.StateBadArgument {
+	if sql.State(err) != "" && !transient(err) {
 		return e.failed(ctx, l, failure{err: err, begun: begun}) // it can't be started: nothing was
 	}
 	return moved, err
@@ -67,12 +67,13 @@ func (e *Engine) children(ctx context.Context, l *lane, inputs []json.RawMessage
 			if err != nil {
 				return false, err
 			}
-			if snap.state != Running && !l.onward() { // nothing is started any more
-				return e.decideStep(ctx, tx, l, snap, l.doubtful())
-			}
 			f, err := readFamily(ctx, tx, l.sagaID, n.name)
 			if err != nil {
 				return false, err
+			}
+			if snap.state != Running && (!l.onward() || f.total == 0) { // nothing is started any more
+				l.inDoubt = l.inDoubt && f.total > 0
+				return e.decideStep(ctx, tx, l, snap, l.doubtful())
 			}
 			if f.total == 0 {
 				if inputs == nil {

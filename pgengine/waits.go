@@ -43,6 +43,7 @@ func (e *Engine) awaited(ctx context.Context, l *lane, instead json.RawMessage, 
 	came := false
 	moved, err := e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("await.before")
+		came = false
 		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
 			if err != nil {
