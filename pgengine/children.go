@@ -108,7 +108,7 @@ func (e *Engine) children(ctx context.Context, l *lane, inputs []json.RawMessage
 			}
 			started := 0
 			if room := n.parallel - f.running; f.unstarted > 0 && room > 0 {
-				if err := tx.QueryRow(ctx, sql.ChildStart, l.sagaID, n.name, room).Scan(&started); err != nil {
+				if err := tx.QueryRow(ctx, sql.ChildStart, l.sagaID, n.name, room, l.g.never(l.at.node)).Scan(&started); err != nil {
 					return false, named(answered(err))
 				}
 			}

@@ -461,3 +461,26 @@ func TestWorkersThatDieWhileAStepWaits(t *testing.T) {
 	p.Settle()
 	p.want(id, pgengine.Completed, "w:Ann")
 }
+
+// A child whose code is elsewhere, and that could not be taken back, is not started: its parent would wait for ever.
+func TestAChildWithAPivotWhoseCodeIsElsewhere(t *testing.T) {
+	t.Parallel()
+	c := &calls{}
+	a := c.does("a", nil)
+	trip := child{Name: "trip", After: steps(a), Input: oneLeg(leg{N: 1})}
+	inner := pgengine.Activity[leg, string]{Name: "k", Pivot: true, Do: func(context.Context, legCall) (string, error) { c.add("leg"); return "", nil }}
+	pool := sqltest.New(t)
+	there := engine(t, pool, pgengine.Saga[leg]{Version: 1, Output: inner, Steps: pgengine.Steps[leg](inner)})
+	register(t, there)
+	workWith(t, there, jobs.Config{})
+	here := engine(t, pool, pgengine.Saga[fault]{Version: 1, Steps: steps(a, trip, c.only("b", refuse, trip))})
+	workWith(t, here, jobs.Config{})
+	id := start(t, here, fault{}, nil).ID
+	until(t, func() bool {
+		s, _ := here.Get(t.Context(), id)
+		return s.State == pgengine.Compensated || len(s.Children) > 0 && s.Children[0].State == pgengine.Completed
+	})
+	if s, _ := here.Get(t.Context(), id); s.State != pgengine.Compensated || c.String() != "a -a" {
+		t.Errorf("%s after %s, cause %+v", s.State, c, s.Cause)
+	}
+}

@@ -1,6 +1,6 @@
 DROP FUNCTION pgsagaz.hand_back(uuid, bigint, bigint, boolean);
 DROP FUNCTION pgsagaz.revert_children(uuid, text, text);
-DROP FUNCTION pgsagaz.start_children(uuid, text, integer);
+DROP FUNCTION pgsagaz.start_children(uuid, text, integer, boolean);
 DROP FUNCTION pgsagaz.resume(uuid, text, text);
 DROP FUNCTION pgsagaz.wait(uuid, bigint, bigint, text, timestamptz, double precision, boolean);
 DROP FUNCTION pgsagaz.dissolve(uuid, bigint, boolean);

@@ -387,18 +387,27 @@ $$;
 
 -- Starts up to p_limit of the children of a step that have not started. Called under the parent's lock.
 -- A child's start key is the parent's id, the step and the item: a second start would find the first.
-CREATE FUNCTION pgsagaz.start_children(p_parent uuid, p_step text, p_limit integer) RETURNS integer
+-- p_forward: the step is never undone. A child with a pivot may be started by no other, wherever its code is: it
+-- could not be taken back, and its parent would wait for ever.
+CREATE FUNCTION pgsagaz.start_children(p_parent uuid, p_step text, p_limit integer, p_forward boolean) RETURNS integer
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
     c       pgsagaz.child;
+    made    record;
     started integer := 0;
 BEGIN
     FOR c IN SELECT * FROM pgsagaz.child WHERE parent_id = p_parent AND step = p_step AND state IS NULL ORDER BY item LIMIT p_limit LOOP
-        UPDATE pgsagaz.child SET state = 'running', tries = c.tries + 1, saga_id = (SELECT id FROM pgsagaz.start(
-                p_name => c.name, p_input => c.input,
-                p_key => p_parent || '/' || p_step || '/' || c.item || CASE WHEN c.tries > 0 THEN '/' || c.tries + 1 ELSE '' END,
-                p_max_bytes => 2147483647, p_parent => p_parent, p_parent_step => p_step, p_parent_item => c.item))
+        SELECT id, version INTO made FROM pgsagaz.start(
+            p_name => c.name, p_input => c.input,
+            p_key => p_parent || '/' || p_step || '/' || c.item || CASE WHEN c.tries > 0 THEN '/' || c.tries + 1 ELSE '' END,
+            p_max_bytes => 2147483647, p_parent => p_parent, p_parent_step => p_step, p_parent_item => c.item);
+        IF NOT p_forward AND EXISTS (SELECT FROM pgsagaz.definition d, jsonb_array_elements(d.graph -> 'steps') n
+                                     WHERE d.name = c.name AND d.version = made.version AND (n ->> 'pivot')::boolean) THEN
+            RAISE EXCEPTION 'pgsagaz: child % version % has a pivot, past which it can''t be taken back', c.name, made.version
+                USING ERRCODE = 'PS007';
+        END IF;
+        UPDATE pgsagaz.child SET state = 'running', tries = c.tries + 1, saga_id = made.id
             WHERE parent_id = p_parent AND step = p_step AND item = c.item;
         started := started + 1;
     END LOOP;

@@ -1,1 +1,1 @@
-SELECT pgsagaz.start_children($1, $2, $3)
+SELECT pgsagaz.start_children($1, $2, $3, $4)
