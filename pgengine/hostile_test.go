@@ -396,6 +396,9 @@ func TestAGraphWhoseChildrenMayBeTakenBackStays(t *testing.T) {
 	id := p.Start(fault{})
 	p.Settle()
 	p.want(id, pgengine.Running, "a leg1 ok1")
+	if v, err := p.Engine.Versions(t.Context(), "leg"); err != nil || len(v) != 1 || v[0].Unfinished != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
 	other := pgengine.Activity[leg, string]{Name: "other", Do: func(context.Context, legCall) (string, error) { return "", nil }}
 	changed := engine(t, p.Engine.Pool(), pgengine.Saga[leg]{Version: 1, Steps: pgengine.Steps[leg](other)})
 	if d := (&pgengine.DefinitionError{}); !errors.As(changed.Register(t.Context()), &d) {

@@ -16,7 +16,7 @@ type VersionStatus struct {
 	Name         string     `json:"name"`
 	Version      int        `json:"version"`
 	RegisteredAt *time.Time `json:"registered_at,omitempty"` // as it is now; nil: sagas were started before a worker registered it
-	Unfinished   int        `json:"unfinished"`              // sagas that have not ended, stuck ones among them
+	Unfinished   int        `json:"unfinished"`              // sagas that have not ended, stuck ones among them, and children that may yet be taken back
 	Stuck        int        `json:"stuck"`
 	Workers      int        `json:"workers"` // live ones that have its code
 }
