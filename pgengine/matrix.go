@@ -98,7 +98,7 @@ func (o *outline) courses(i int, kind FaultKind) []course {
 		return []course{{do: isDone, undo: isFailed}}
 	case g.endless(i) && i != g.pivot && n.rescue != nil:
 		return []course{{name: "Recover finds a way", do: isDone}, {name: "Recover hands over"}}
-	case g.endless(i) && i != g.pivot:
+	case g.endless(i) && i != g.pivot && !n.optional:
 		return []course{{}}
 	case kind == FaultFails && n.kind == kindEach: // the other items' sagas are to turn back
 		return []course{{do: isInDoubt, undo: undo}}

@@ -19,7 +19,8 @@ type Input interface{ SagaName() string }
 //
 // One step may be the saga's Pivot. Until it is done, a failure turns the saga back, and all that is done is
 // undone. Once it is done the saga only goes forward: what came before is not undone any more, and what
-// comes after is retried (by default without end), recovered by its Recover, or left to an operator. So that
+// comes after is retried (by default without end), recovered by its Recover, or left to an operator; without what
+// is Optional it goes on. So that
 // this holds, every required step comes before the pivot or after it, and nothing at or after it
 // has an Undo.
 type Saga[I Input] struct {
