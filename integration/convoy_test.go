@@ -71,20 +71,6 @@ func convoys() []pgengine.Definition {
 	}
 }
 
-// depart starts n convoys, half of which turn back.
-func (w *world) depart(n int) {
-	w.t.Helper()
-	for i := range n {
-		err := pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error {
-			_, err := w.engine.Start(w.t.Context(), tx, Convoy{Fail: i%2 == 1}, nil)
-			return err
-		})
-		if err != nil {
-			w.t.Fatal(err)
-		}
-	}
-}
-
 // auditConvoys: each has ended as it had to, and all of its parcels with it.
 func (w *world) auditConvoys() {
 	w.t.Helper()

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
@@ -46,4 +48,18 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			})
 		}
 	})
+}
+
+// depart starts n convoys, half of which turn back.
+func (w *world) depart(n int) {
+	w.t.Helper()
+	for i := range n {
+		err := pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error {
+			_, err := w.engine.Start(w.t.Context(), tx, Convoy{Fail: i%2 == 1}, nil)
+			return err
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }

@@ -115,7 +115,7 @@ func (s Sleep[I]) node() node {
 			case year < 1:
 				at = time.Unix(0, 0) // has passed
 			case year > 9999:
-				err = Terminal(fmt.Errorf("Until gave a time in the year %d", year))
+				err = Terminal(fmt.Errorf("its Until gave a time in the year %d", year))
 			}
 			return at, err
 		}

@@ -96,7 +96,7 @@ func (s Each[I, C, R]) node() node {
 			return nil, err
 		}
 		if len(items) > maxItems {
-			return nil, Terminal(fmt.Errorf("Inputs gave %d items, at most %d are allowed", len(items), maxItems))
+			return nil, Terminal(fmt.Errorf("its Inputs gave %d items, at most %d are allowed", len(items), maxItems))
 		}
 		raws := make([]json.RawMessage, len(items))
 		for i, in := range items {

@@ -88,7 +88,7 @@ func recovered[I Input, R any](c *call, f func(Call[I]) (Recovery[R], error)) (r
 		return recovery{}, err
 	}
 	if r.Action < HandOver || r.Action > RecoverSkip {
-		return recovery{}, fmt.Errorf("Recover returned the unknown action %d", r.Action)
+		return recovery{}, fmt.Errorf("its Recover returned the unknown action %d", r.Action)
 	}
 	out := recovery{action: r.Action, after: r.After, reason: storable(r.Reason)}
 	if r.Action == RecoverWith {

@@ -280,6 +280,13 @@ var ways = map[string]func(s *scene){
 		})})
 		s.run()
 	},
+	"completed to stuck": func(s *scene) { // an operator has to undo it
+		trip := child{Name: "trip", Input: oneLeg(leg{N: 1})}
+		s.on(steps(trip, s.c.does("b", refuse, trip)), pgengine.Saga[leg]{Version: 1, Steps: pgengine.Steps[leg](pgengine.TxStep[leg, int]{
+			Name: "a", ManualUndo: true, Do: func(context.Context, pgx.Tx, legCall) (int, error) { return 1, nil },
+		})})
+		s.run()
+	},
 	"compensated to compensating": func(s *scene) {
 		s.on(steps(s.overtaken(func(string) {})))
 		s.run()
