@@ -115,17 +115,14 @@ func (p *presence) signOn(ctx context.Context, conn *pgx.Conn) error {
 	h := fnv.New32a()
 	h.Write([]byte(p.w.cfg.ID))
 	key := int32(h.Sum32())
-	// A beat need not be on disk.
-	if _, err := conn.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+	if _, err := conn.Exec(ctx, sql.WorkerSession); err != nil {
 		return err
 	}
-	// Not waiting: after a reconnect the server may still think that the old session lives. The beats
-	// carry the worker until the next session then.
-	if _, err := conn.Exec(ctx, "SELECT pg_try_advisory_lock($1, $2)", int32(lockClass), key); err != nil {
+	if _, err := conn.Exec(ctx, sql.WorkerLock, int32(lockClass), key); err != nil {
 		return fmt.Errorf("session lock: %w", err)
 	}
 	if !p.w.cfg.NoListen {
-		if _, err := conn.Exec(ctx, `LISTEN "pgsagaz.halt"`); err != nil {
+		if _, err := conn.Exec(ctx, sql.WorkerListen); err != nil {
 			return err
 		}
 	}

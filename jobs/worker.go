@@ -227,7 +227,7 @@ var errNotDurable = errors.New("the engine's pool has synchronous_commit off or 
 
 func durable(ctx context.Context, pool *pgxpool.Pool) error {
 	var setting string
-	if err := pool.QueryRow(ctx, "SHOW synchronous_commit").Scan(&setting); err != nil {
+	if err := pool.QueryRow(ctx, sql.WorkerDurable).Scan(&setting); err != nil {
 		return err
 	}
 	if setting == "off" || setting == "local" {

@@ -35,7 +35,8 @@
 // take.go takes a lane, perform.go calls the step, waits.go and children.go put it to rest, settle.go records what
 // came of it, fail.go what did not, late.go what came too late; control.go asks, obey.go applies what was asked,
 // halt.go cuts steps off. locked.go reads under the lock; transient.go tells the database's trouble from a failure.
-// docs/semantics.md lists every state and every way between them.
+// outline.go tells what a definition will do without running it: matrix.go its faults, by rehearsals of plan
+// (rehearsal.go, skeleton.go). docs/semantics.md lists every state and every way between them.
 //
 // # Why it is so
 //

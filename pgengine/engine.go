@@ -198,8 +198,7 @@ func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error 
 		was, _ := json.Marshal(stored.shape())
 		is, _ := json.Marshal(now.shape())
 		if string(was) != string(is) {
-			// No saga may start between the count and the change.
-			if _, err := tx.Exec(ctx, "LOCK TABLE pgsagaz.saga IN SHARE MODE"); err != nil {
+			if _, err := tx.Exec(ctx, sql.SagaFreeze); err != nil {
 				return err
 			}
 			var unfinished int

@@ -54,6 +54,8 @@ var (
 	LaneParked string
 	//go:embed queries/saga_lock.sql
 	SagaLock string
+	//go:embed queries/saga_freeze.sql
+	SagaFreeze string
 	//go:embed queries/saga_get.sql
 	SagaGet string
 	//go:embed queries/saga_list.sql
@@ -122,6 +124,14 @@ var (
 
 	//go:embed queries/worker_register.sql
 	WorkerRegister string
+	//go:embed queries/worker_session.sql
+	WorkerSession string
+	//go:embed queries/worker_lock.sql
+	WorkerLock string
+	//go:embed queries/worker_listen.sql
+	WorkerListen string
+	//go:embed queries/worker_durable.sql
+	WorkerDurable string
 	//go:embed queries/worker_beat.sql
 	WorkerBeat string
 	//go:embed queries/worker_forget.sql
