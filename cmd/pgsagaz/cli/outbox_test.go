@@ -72,7 +72,8 @@ func TestOutboxCommands(t *testing.T) {
 	contains(t, c.text("outbox", "dead", "list"), "no dead letters")
 
 	began := time.Now().Add(-time.Minute).Format(time.RFC3339)
-	stop := c.run(t.Context(), "worker", "--only", "relay", "--worker-id", "r1", "--on-rejected", "hold", "--rejected-attempts", "1", "--log-level", "error")
+	stop := c.run(t.Context(), "worker", "--only", "relay", "--worker-id", "r1", "--on-rejected", "hold", "--rejected-attempts", "1",
+		"--keep-messages", "1h", "--log-level", "error")
 	c.publish("a", "1")
 	c.publish("a", "bad")
 	c.publish("a", "3")
