@@ -59,69 +59,62 @@ func (e *Engine) doChildren(ctx context.Context, l *lane) (bool, error) {
 func (e *Engine) children(ctx context.Context, l *lane, inputs []json.RawMessage) (bool, error) {
 	n := l.node()
 	var gone *failure
-	moved, err := e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		failpoint.Hit("children.before")
+	failpoint.Hit("children.before")
+	moved, err := e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
 		gone = nil
-		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
-			if err != nil {
-				return false, err
+		f, err := readFamily(ctx, tx, l.sagaID, n.name)
+		if err != nil {
+			return false, err
+		}
+		if snap.state != Running && (!l.onward() || f.total == 0) { // nothing is started any more
+			l.inDoubt = l.inDoubt && f.total > 0
+			return e.decideStep(ctx, tx, l, snap, l.doubtful())
+		}
+		if f.total == 0 {
+			if inputs == nil {
+				return false, errNoChildren
 			}
-			f, err := readFamily(ctx, tx, l.sagaID, n.name)
-			if err != nil {
-				return false, err
-			}
-			if snap.state != Running && (!l.onward() || f.total == 0) { // nothing is started any more
-				l.inDoubt = l.inDoubt && f.total > 0
-				return e.decideStep(ctx, tx, l, snap, l.doubtful())
-			}
-			if f.total == 0 {
-				if inputs == nil {
-					return false, errNoChildren
+			if len(inputs) > 0 {
+				texts := make([]string, len(inputs))
+				for i, raw := range inputs {
+					texts[i] = string(raw)
 				}
-				if len(inputs) > 0 {
-					texts := make([]string, len(inputs))
-					for i, raw := range inputs {
-						texts[i] = string(raw)
-					}
-					if _, err := tx.Exec(ctx, sql.ChildAdd, l.sagaID, n.name, n.child, texts); err != nil {
-						return false, answered(err)
-					}
-				}
-				f.total, f.unstarted = len(inputs), len(inputs)
-			}
-			switch {
-			case f.compensated > 0 && l.waits == "" && l.onward():
-				// An operator, or a Recover, has set the lane going again: those that failed are tried anew.
-				if _, err := tx.Exec(ctx, sql.ChildRestart, l.sagaID, n.name); err != nil {
+				if _, err := tx.Exec(ctx, sql.ChildAdd, l.sagaID, n.name, n.child, texts); err != nil {
 					return false, answered(err)
 				}
-				f.unstarted += f.compensated
-			case f.compensated > 0 && (!n.optional && !l.onward() || f.running == 0):
-				gone = &failure{err: Terminal(errors.New(f.why)), begun: time.Now(), effect: f.compensated+f.unstarted < f.total}
-				l.inDoubt = false // it is known, but for the others
-				return false, nil
-			case f.compensated > 0:
-				return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
-			case f.unstarted == 0 && f.running == 0:
-				return e.gathered(ctx, tx, l, snap)
 			}
-			started := 0
-			if room := n.parallel - f.running; f.unstarted > 0 && room > 0 {
-				if err := tx.QueryRow(ctx, sql.ChildStart, l.sagaID, n.name, room, l.g.never(l.at.node)).Scan(&started); err != nil {
-					return false, named(answered(err))
-				}
-			}
-			if started > 0 {
-				sql.WakeLater(tx.conn.Conn(), defaultQueue)
-			}
-			return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
-		})
-		if err == nil {
-			failpoint.Hit("children.after")
+			f.total, f.unstarted = len(inputs), len(inputs)
 		}
-		return moved, err
+		switch {
+		case f.compensated > 0 && l.waits == "" && l.onward():
+			// An operator, or a Recover, has set the lane going again: those that failed are tried anew.
+			if _, err := tx.Exec(ctx, sql.ChildRestart, l.sagaID, n.name); err != nil {
+				return false, answered(err)
+			}
+			f.unstarted += f.compensated
+		case f.compensated > 0 && (!n.optional && !l.onward() || f.running == 0):
+			gone = &failure{err: Terminal(errors.New(f.why)), begun: time.Now(), effect: f.compensated+f.unstarted < f.total}
+			l.inDoubt = false // it is known, but for the others
+			return false, nil
+		case f.compensated > 0:
+			return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
+		case f.unstarted == 0 && f.running == 0:
+			return e.gathered(ctx, tx, l, snap)
+		}
+		started := 0
+		if room := n.parallel - f.running; f.unstarted > 0 && room > 0 {
+			if err := tx.QueryRow(ctx, sql.ChildStart, l.sagaID, n.name, room, l.g.never(l.at.node)).Scan(&started); err != nil {
+				return false, named(answered(err))
+			}
+		}
+		if started > 0 {
+			sql.WakeLater(tx.conn.Conn(), defaultQueue)
+		}
+		return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
 	})
+	if err == nil {
+		failpoint.Hit("children.after")
+	}
 	if err == nil && gone != nil {
 		return e.failed(ctx, l, *gone)
 	}
@@ -155,22 +148,16 @@ func (e *Engine) gathered(ctx context.Context, tx *stepTx, l *lane, snap *locked
 // undoChildren asks the children of a step to turn back, and waits until they are compensated.
 func (e *Engine) undoChildren(ctx context.Context, l *lane) (bool, error) {
 	begun := time.Now()
-	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
-			if err != nil {
-				return false, err
-			}
-			var left int
-			reason := fmt.Sprintf("saga %s: %s", l.sagaID, snap.cause)
-			if err := tx.QueryRow(ctx, sql.ChildRevert, l.sagaID, l.name(), reason).Scan(&left); err != nil {
-				return false, answered(err)
-			}
-			if left == 0 {
-				return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", took: time.Since(begun)})
-			}
-			sql.WakeLater(tx.conn.Conn(), ControlQueue)
-			return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
-		})
+	return e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
+		var left int
+		reason := fmt.Sprintf("saga %s: %s", l.sagaID, snap.cause)
+		if err := tx.QueryRow(ctx, sql.ChildRevert, l.sagaID, l.name(), reason).Scan(&left); err != nil {
+			return false, answered(err)
+		}
+		if left == 0 {
+			return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", took: time.Since(begun)})
+		}
+		sql.WakeLater(tx.conn.Conn(), ControlQueue)
+		return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
 	})
 }

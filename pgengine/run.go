@@ -183,10 +183,8 @@ func (e *Engine) skip(ctx context.Context, l *lane, err error) (bool, error) {
 	if err != nil {
 		return e.failed(ctx, l, failure{err: err, begun: time.Now()})
 	}
-	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			return e.planned(ctx, tx, l, &record{outcome: "skipped"})
-		})
+	return e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
+		return e.decideStep(ctx, tx, l, snap, &record{outcome: "skipped"})
 	})
 }
 

@@ -257,6 +257,20 @@ func (e *Engine) inTx(ctx context.Context, l *lane, f func(context.Context, *ste
 	return f(ctx, tx)
 }
 
+// underLock runs f in a transaction that holds the saga's lock, with what was read under it; f commits. Like every
+// settlement it is repeated until the database has answered.
+func (e *Engine) underLock(ctx context.Context, l *lane, f func(context.Context, *stepTx, *locked) (bool, error)) (bool, error) {
+	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
+		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
+			if err != nil {
+				return false, err
+			}
+			return f(ctx, tx, snap)
+		})
+	})
+}
+
 // turnBack ends a lane at a step that must not go on, since its saga turns back. What works in Postgres alone
 // has had no effect; anything else in doubt is recorded as such, and undone as such.
 func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {

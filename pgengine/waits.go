@@ -41,35 +41,27 @@ func (e *Engine) doAwait(ctx context.Context, l *lane) (bool, error) {
 func (e *Engine) awaited(ctx context.Context, l *lane, instead json.RawMessage, f *failure) (bool, error) {
 	n := l.node()
 	came := false
-	moved, err := e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		failpoint.Hit("await.before")
-		came = false
-		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
-			if err != nil {
-				return false, err
-			}
-			var payload []byte
-			err = tx.QueryRow(ctx, sql.SignalTake, l.sagaID, n.signal, n.name).Scan(&payload)
-			switch {
-			case err == nil:
-				came = true
-			case !errors.Is(err, pgx.ErrNoRows):
-				return false, answered(err)
-			case f != nil:
-				return false, nil
-			case l.waited:
-				payload = instead
-			default:
-				return e.rest(ctx, tx, l, snap, rest{what: "signal", limit: n.limit})
-			}
-			return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", result: payload})
-		})
-		if err == nil {
-			failpoint.Hit("await.after")
+	failpoint.Hit("await.before")
+	moved, err := e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
+		var payload []byte
+		err := tx.QueryRow(ctx, sql.SignalTake, l.sagaID, n.signal, n.name).Scan(&payload)
+		came = err == nil
+		switch {
+		case came:
+		case !errors.Is(err, pgx.ErrNoRows):
+			return false, answered(err)
+		case f != nil:
+			return false, nil
+		case l.waited:
+			payload = instead
+		default:
+			return e.rest(ctx, tx, l, snap, rest{what: "signal", limit: n.limit})
 		}
-		return moved, err
+		return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", result: payload})
 	})
+	if err == nil {
+		failpoint.Hit("await.after")
+	}
 	if err == nil && f != nil && !came {
 		return e.failed(ctx, l, *f)
 	}
@@ -93,17 +85,11 @@ func (e *Engine) doSleep(ctx context.Context, l *lane) (bool, error) {
 			return e.failed(ctx, l, failure{err: err, begun: begun})
 		}
 	}
-	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			snap, err := readLocked(ctx, tx, l.g, l.sagaID)
-			if err != nil {
-				return false, err
-			}
-			if l.waited {
-				return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", result: json.RawMessage("{}")})
-			}
-			return e.rest(ctx, tx, l, snap, r)
-		})
+	return e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
+		if l.waited {
+			return e.decideStep(ctx, tx, l, snap, &record{outcome: "done", result: json.RawMessage("{}")})
+		}
+		return e.rest(ctx, tx, l, snap, r)
 	})
 }
 
