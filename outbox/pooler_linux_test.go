@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/internal/brokertest"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/outbox/memorypub"
 	"github.com/pgsagaz/pgsagaz/sql"
@@ -74,7 +75,7 @@ func pooler(t *testing.T, direct *pgx.ConnConfig) (url string) {
 	if err != nil {
 		if binary = "/usr/sbin/pgbouncer"; os.Getenv("PATH") != "" {
 			if _, err := os.Stat(binary); err != nil {
-				t.Skip("no PgBouncer: apt-get install pgbouncer")
+				brokertest.Missing(t, "no PgBouncer: apt-get install pgbouncer")
 			}
 		}
 	}
@@ -110,7 +111,7 @@ ignore_startup_parameters = extra_float_digits
 	if os.Getuid() == 0 { // it refuses to run as root
 		u, err := user.Lookup("nobody")
 		if err != nil {
-			t.Skip("PgBouncer does not run as root, and there is no user nobody")
+			brokertest.Missing(t, "PgBouncer does not run as root, and there is no user nobody")
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)

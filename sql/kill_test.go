@@ -26,21 +26,19 @@ func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context
 
 const migrateURL = "PGSAGAZ_TEST_HELPER_MIGRATE" // tells this binary to be a process that migrates
 
-// TestHelperMigrate is that process: it says that it is ready, and begins when its input ends.
-func TestHelperMigrate(t *testing.T) {
-	url := os.Getenv(migrateURL)
-	if url == "" {
-		t.Skip("is run by other tests")
-	}
+// helpMigrate is that process: it says that it is ready, and begins when its input ends.
+func helpMigrate(url string) (exit int) {
 	config, err := pgx.ParseConfig(url)
+	if err == nil {
+		_, _ = os.Stdout.WriteString("ready\n")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		err = sql.Migrate(context.Background(), config, &sql.MigrateOptions{Logger: silent})
+	}
 	if err != nil {
-		t.Fatal(err)
+		_, _ = os.Stderr.WriteString(err.Error() + "\n")
+		return 1
 	}
-	_, _ = os.Stdout.WriteString("ready\n")
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	if err := sql.Migrate(t.Context(), config, &sql.MigrateOptions{Logger: silent}); err != nil {
-		t.Fatal(err)
-	}
+	return 0
 }
 
 type process struct {
@@ -52,7 +50,7 @@ type process struct {
 // migrating starts a process that is about to migrate.
 func migrating(t *testing.T, url string) process {
 	t.Helper()
-	cmd := osexec.Command(os.Args[0], "-test.run=^TestHelperMigrate$")
+	cmd := osexec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), migrateURL+"="+url)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -13,7 +13,12 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
-func TestMain(m *testing.M) { os.Exit(sqltest.Main(m)) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(migrateURL); url != "" {
+		os.Exit(helpMigrate(url))
+	}
+	os.Exit(sqltest.Main(m))
+}
 
 func exec(t testing.TB, db sql.Querier, statement string, args ...any) {
 	t.Helper()

@@ -77,11 +77,16 @@ func find(t testing.TB, variable, usual string) *url.URL {
 
 func missing(t testing.TB, why string) {
 	t.Helper()
-	const how = `eval "$(.ci/brokers.sh up DIR)" or docker-compose up -d starts all brokers`
+	Missing(t, "no broker: "+why+`; eval "$(.ci/brokers.sh up DIR)" or docker-compose up -d starts all brokers`)
+}
+
+// Missing skips a test for what this machine lacks, or fails it where nothing may be lacking.
+func Missing(t testing.TB, why string) {
+	t.Helper()
 	if os.Getenv("PGSAGAZ_TEST_BROKERS") == "required" {
-		t.Fatalf("no broker: %s; %s", why, how)
+		t.Fatal(why)
 	}
-	t.Skipf("no broker: %s; %s", why, how)
+	t.Skip(why)
 }
 
 // Control does to the named broker (kafka, amqp, redis) what .ci/brokers.sh can: stop, start, restart, pause, resume.

@@ -40,20 +40,26 @@ type Harness struct {
 
 // TestPublisher holds a publisher to the contract of [outbox.Publisher]. newHarness is called once a test.
 func TestPublisher(t *testing.T, newHarness func(t *testing.T) Harness) {
+	has := newHarness(t)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Harness, outbox.Publisher)
+		not  bool // this broker has nothing to test it with
 	}{
-		{"EmptyBatch", testEmptyBatch},
-		{"EventsArriveWhole", testEventsArriveWhole},
-		{"OrderOfKeys", testOrderOfKeys},
-		{"ManyCallsAtOnce", testManyCallsAtOnce},
-		{"TooLargeIsRejected", testTooLarge},
-		{"UnknownTopicIsRejected", testUnknownTopic},
-		{"EndOfContext", testEndOfContext},
-		{"BrokerGoesAndComes", testBrokerGoesAndComes},
-		{"Faults", func(t *testing.T, h Harness, p outbox.Publisher) { testFaults(t, h, p) }},
+		{name: "EmptyBatch", run: testEmptyBatch},
+		{name: "EventsArriveWhole", run: testEventsArriveWhole},
+		{name: "OrderOfKeys", run: testOrderOfKeys},
+		{name: "ManyCallsAtOnce", run: testManyCallsAtOnce},
+		{name: "TooLargeIsRejected", run: testTooLarge, not: has.TooLarge == 0},
+		{name: "UnknownTopicIsRejected", run: testUnknownTopic, not: has.Unknown == ""},
+		{name: "EndOfContext", run: testEndOfContext},
+		{name: "BrokerGoesAndComes", run: testBrokerGoesAndComes, not: has.Down == nil},
+		{name: "Faults", run: func(t *testing.T, h Harness, p outbox.Publisher) { testFaults(t, h, p) }},
 	} {
+		if test.not {
+			t.Logf("%s is not among the tests: the harness has nothing for it", test.name)
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			h := newHarness(t)
 			p := h.Open(t)
@@ -264,9 +270,6 @@ func oneRejected(t *testing.T, h Harness, p outbox.Publisher, topic string, bad 
 }
 
 func testTooLarge(t *testing.T, h Harness, p outbox.Publisher) {
-	if h.TooLarge == 0 {
-		t.Skip("this broker takes payloads of any size")
-	}
 	topic := h.Topic(t)
 	bad := event(topic, "k", 2)
 	bad.Payload = []byte(strings.Repeat("x", h.TooLarge))
@@ -274,9 +277,6 @@ func testTooLarge(t *testing.T, h Harness, p outbox.Publisher) {
 }
 
 func testUnknownTopic(t *testing.T, h Harness, p outbox.Publisher) {
-	if h.Unknown == "" {
-		t.Skip("this broker knows all topics")
-	}
 	oneRejected(t, h, p, h.Topic(t), event(h.Unknown, "k", 2))
 }
 
@@ -304,9 +304,6 @@ func testEndOfContext(t *testing.T, h Harness, p outbox.Publisher) {
 }
 
 func testBrokerGoesAndComes(t *testing.T, h Harness, p outbox.Publisher) {
-	if h.Down == nil {
-		t.Skip("this broker cannot be taken away")
-	}
 	topic := h.Topic(t)
 	var ids []uuid.UUID
 	first := event(topic, "k", 0)
