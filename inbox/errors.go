@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsagaz/pgsagaz/internal/terminal"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -33,20 +34,11 @@ var (
 
 // Terminal says that err will not go away by trying again: the message goes to the dead letters at once.
 // errors.Is and errors.As see through it.
-func Terminal(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &TerminalError{Err: err}
-}
+func Terminal(err error) error { return terminal.Wrap(err) }
 
-// TerminalError is what [Terminal] makes.
-type TerminalError struct{ Err error }
-
-func (e *TerminalError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the error that was made terminal.
-func (e *TerminalError) Unwrap() error { return e.Err }
+// TerminalError is what [Terminal] makes. It is the same in packages pgengine and inbox: what is terminal for a step is
+// for a handler.
+type TerminalError = terminal.Error
 
 // Later says that now is not the time for a message: it is handled again after the delay. That is no
 // failed attempt.

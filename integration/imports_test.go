@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"sql/localpg":   {},
 	"sql/sqltest":   {"sql", "sql/localpg"},
 
-	"pgengine":              {"sql", "sql/failpoint"},
+	"pgengine":              {"internal/terminal", "sql", "sql/failpoint"},
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
 	"pgengine/sagaui":       {"pgengine"},
 
@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"outbox/amqppub":    {"cloudevents", "internal/amqpconn", "outbox"},
 	"outbox/redispub":   {"cloudevents", "outbox"},
 
-	"inbox":           {"cloudevents", "sql", "sql/failpoint"},
+	"inbox":           {"internal/terminal", "cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
+	"internal/terminal":   {},
 	"internal/amqpconn":   {},
 	"internal/brokertest": {},
 

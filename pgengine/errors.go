@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/pgsagaz/pgsagaz/internal/terminal"
 )
 
 // What calls of an [Engine] return, to be asked with errors.Is.
@@ -31,20 +33,11 @@ var (
 
 // Terminal says that err will not go away by trying again, and that the step has had no effect: an
 // Activity that may have had one must not return it. errors.Is and errors.As see through it.
-func Terminal(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &TerminalError{Err: err}
-}
+func Terminal(err error) error { return terminal.Wrap(err) }
 
-// TerminalError is what [Terminal] makes.
-type TerminalError struct{ Err error }
-
-func (e *TerminalError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the error that was made terminal.
-func (e *TerminalError) Unwrap() error { return e.Err }
+// TerminalError is what [Terminal] makes. It is the same in packages pgengine and inbox: what is terminal for a step is
+// for a handler.
+type TerminalError = terminal.Error
 
 // PanicError is a panic of a step's function, as the error it fails with.
 type PanicError struct {
