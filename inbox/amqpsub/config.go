@@ -85,14 +85,5 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 10 * time.Second
 	}
-	if c.Heartbeat == 0 {
-		c.Heartbeat = 10 * time.Second
-	}
-	if c.Name == "" {
-		c.Name = "pgsagaz"
-	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
-	}
 	return c, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -95,29 +94,6 @@ func open(t testing.TB, network *brokertest.Net, cfg amqpsub.Config) *amqpsub.So
 	return s
 }
 
-func fetchOne(t testing.TB, s *amqpsub.Source) inbox.Delivery {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		some, err := s.Fetch(ctx, 1)
-		if len(some) == 1 {
-			return some[0]
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func closed(t testing.TB, s *amqpsub.Source) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestSource(t *testing.T) {
 	brokertest.AMQP(t)
 	inboxtest.TestSource(t, func(t *testing.T) inboxtest.Harness {
@@ -129,32 +105,19 @@ func TestSource(t *testing.T) {
 		if _, err := first.Fetch(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
-		closed(t, first)
-		var mu sync.Mutex
-		networks := map[inbox.Source]*brokertest.Net{}
+		inboxtest.Close(t, first)
+		networks := &brokertest.Networks{}
 		return inboxtest.Harness{
 			Topic: name,
 			Open: func(t testing.TB) inbox.Source {
 				network := &brokertest.Net{}
 				s := open(t, network, cfg)
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s] = network
+				networks.Keep(s, network)
 				return s
 			},
-			Send: func(t testing.TB, messages ...inbox.Message) { send(t, name, messages...) },
-			Kill: func(_ testing.TB, s inbox.Source) {
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s].Down()
-			},
-			Cut: func(testing.TB) {
-				mu.Lock()
-				defer mu.Unlock()
-				for _, n := range networks {
-					n.Cut()
-				}
-			},
+			Send:  func(t testing.TB, messages ...inbox.Message) { send(t, name, messages...) },
+			Kill:  func(_ testing.TB, s inbox.Source) { networks.Down(s) },
+			Cut:   func(testing.TB) { networks.Cut() },
 			Spoil: func(t testing.TB, payload []byte) { put(t, name, amqp.Publishing{Body: payload}) },
 		}
 	})
@@ -181,7 +144,7 @@ func TestNewRefuses(t *testing.T) {
 func TestForeignMessages(t *testing.T) {
 	name := newName(t)
 	s := open(t, &brokertest.Net{}, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name, Kind: "fanout"}}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1) // makes the queue
@@ -190,7 +153,7 @@ func TestForeignMessages(t *testing.T) {
 		Headers: amqp.Table{"n": int32(7), "list": []any{"a", int32(1)}}})
 	put(t, name, amqp.Publishing{Body: []byte(`{"event_id":"8a7c","aggregate_id":"o-1","event_type":"OrderCreated","payload":{"a":1}}`)})
 	put(t, name, amqp.Publishing{Body: []byte("who am I")})
-	plain, sagaz, nobody := fetchOne(t, s), fetchOne(t, s), fetchOne(t, s)
+	plain, sagaz, nobody := inboxtest.FetchOne(t, s), inboxtest.FetchOne(t, s), inboxtest.FetchOne(t, s)
 	if m := plain.Message; plain.Err != nil || m.ID != "m-1" || m.Type != "T" || !m.Time.Equal(when) || m.Headers["content-type"] != "text/plain" ||
 		m.Headers["n"] != "7" || m.Headers["list"] != `["a",1]` || string(m.Payload) != "x" {
 		t.Errorf("%+v", plain)
@@ -208,13 +171,13 @@ func TestRedelivered(t *testing.T) {
 	name := newName(t)
 	network := &brokertest.Net{}
 	s := open(t, network, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1)
 	send(t, name, inbox.Message{ID: uuid.NewString(), Type: "t"})
 	for i := range 25 {
-		if d := fetchOne(t, s); d.Redelivered != i {
+		if d := inboxtest.FetchOne(t, s); d.Redelivered != i {
 			t.Fatalf("at delivery %d: %d before", i, d.Redelivered)
 		}
 		network.Cut()
@@ -236,15 +199,15 @@ func TestReleaseKeepsOrder(t *testing.T) {
 	send(t, name, sent...)
 	var held []inbox.Delivery
 	for range 40 {
-		held = append(held, fetchOne(t, s))
+		held = append(held, inboxtest.FetchOne(t, s))
 	}
 	if err := errors.Join(s.Release(t.Context(), held), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, &brokertest.Net{}, cfg)
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	for i, want := range sent {
-		if d := fetchOne(t, s); d.Message.ID != want.ID {
+		if d := inboxtest.FetchOne(t, s); d.Message.ID != want.ID {
 			t.Fatalf("message %d comes in another's place", i)
 		}
 	}
@@ -262,14 +225,14 @@ func TestDeliveryLimit(t *testing.T) {
 	})
 	network := &brokertest.Net{}
 	s := open(t, network, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}, DeliveryLimit: 2, DeadLetterExchange: dead})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1)
 	id := uuid.NewString()
 	send(t, name, inbox.Message{ID: id, Type: "t"})
 	for range 3 {
-		fetchOne(t, s)
+		inboxtest.FetchOne(t, s)
 		network.Cut()
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -292,12 +255,12 @@ func TestSingleActive(t *testing.T) {
 	name := newName(t)
 	cfg := amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}, SingleActive: true}
 	first := open(t, &brokertest.Net{}, cfg)
-	defer closed(t, first)
+	defer inboxtest.Close(t, first)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = first.Fetch(ctx, 1)
 	second := open(t, &brokertest.Net{}, cfg)
-	defer closed(t, second)
+	defer inboxtest.Close(t, second)
 	for range 5 {
 		send(t, name, inbox.Message{ID: uuid.NewString(), Type: "t"})
 	}
@@ -308,13 +271,13 @@ func TestSingleActive(t *testing.T) {
 	}
 	var held []inbox.Delivery
 	for range 5 {
-		held = append(held, fetchOne(t, first))
+		held = append(held, inboxtest.FetchOne(t, first))
 	}
 	if err := first.Ack(t.Context(), held[:2]); err != nil {
 		t.Error(err)
 	}
-	closed(t, first)
-	if d := fetchOne(t, second); d.Message.ID != held[2].Message.ID {
+	inboxtest.Close(t, first)
+	if d := inboxtest.FetchOne(t, second); d.Message.ID != held[2].Message.ID {
 		t.Errorf("%s, want the first that was not acked", d.Message.ID)
 	}
 }
@@ -323,7 +286,7 @@ func TestSingleActive(t *testing.T) {
 func TestDeletedQueue(t *testing.T) {
 	name := newName(t)
 	s := open(t, &brokertest.Net{}, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1)
@@ -344,14 +307,14 @@ func TestDeletedQueue(t *testing.T) {
 	_, _ = s.Fetch(ctx, 1)
 	id := uuid.NewString()
 	send(t, name, inbox.Message{ID: id, Type: "t"})
-	if d := fetchOne(t, s); d.Message.ID != id {
+	if d := inboxtest.FetchOne(t, s); d.Message.ID != id {
 		t.Errorf("%+v", d.Message)
 	}
 }
 
 func TestCheck(t *testing.T) {
 	s := open(t, &brokertest.Net{}, amqpsub.Config{Queue: "no such queue", Topology: amqpsub.Check})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	if _, err := s.Fetch(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "NOT_FOUND") {
 		t.Errorf("%v, want that there is no such queue", err)
 	}
@@ -369,8 +332,8 @@ func TestTLSAndPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closed(t, s)
-	if d := fetchOne(t, s); d.Message.ID != "m" {
+	defer inboxtest.Close(t, s)
+	if d := inboxtest.FetchOne(t, s); d.Message.ID != "m" {
 		t.Errorf("%+v", d.Message)
 	}
 }
@@ -379,20 +342,20 @@ func TestControlRestart(t *testing.T) {
 	control := brokertest.Control(t, "amqp")
 	name := newName(t)
 	s := open(t, &brokertest.Net{}, amqpsub.Config{Queue: name, Bindings: []amqpsub.Binding{{Exchange: name}}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, _ = s.Fetch(ctx, 1)
 	id := uuid.NewString()
 	send(t, name, inbox.Message{ID: id, Type: "t"})
-	d := fetchOne(t, s)
+	d := inboxtest.FetchOne(t, s)
 	control("restart")
 	select {
 	case <-d.Revoked:
 	case <-time.After(30 * time.Second):
 		t.Error("it is not revoked")
 	}
-	if d := fetchOne(t, s); d.Message.ID != id || d.Redelivered == 0 {
+	if d := inboxtest.FetchOne(t, s); d.Message.ID != id || d.Redelivered == 0 {
 		t.Errorf("%+v, want the same again", d)
 	} else if err := s.Ack(t.Context(), []inbox.Delivery{d}); err != nil {
 		t.Error(err)

@@ -76,14 +76,35 @@ func TestSource(t *testing.T, newHarness func(t *testing.T) Harness) {
 	}
 }
 
+// FetchOne fetches the next delivery of a source, for tests beside the suite. The test ends if none comes in 30 s.
+func FetchOne(t testing.TB, s inbox.Source) inbox.Delivery {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		some, err := s.Fetch(ctx, 1)
+		if len(some) == 1 {
+			return some[0]
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Close closes a source, whose Close must not fail.
+func Close(t testing.TB, s inbox.Source) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // lags says whether the source knows how far behind it is.
 func lags(t *testing.T, h Harness) bool {
 	s := h.Open(t)
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	}()
+	defer Close(t, s)
 	_, ok := s.(inbox.Lagger)
 	return ok
 }
@@ -116,9 +137,7 @@ func unowned(t testing.TB, h Harness) *member {
 func (m *member) leave() {
 	m.t.Helper()
 	m.closed = true
-	if err := m.Close(); err != nil {
-		m.t.Errorf("close: %v", err)
-	}
+	Close(m.t, m.Source)
 }
 
 // fetch fetches until enough is true of all that it has got, passing over errors, as a consumer does.

@@ -1,7 +1,6 @@
 package kafkasub_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -113,31 +112,18 @@ func TestSource(t *testing.T) {
 	inboxtest.TestSource(t, func(t *testing.T) inboxtest.Harness {
 		topic, group := brokertest.Name("test"), brokertest.Name("group")
 		newTopic(t, topic, 4)
-		var mu sync.Mutex
-		networks := map[inbox.Source]*brokertest.Net{}
+		networks := &brokertest.Networks{}
 		return inboxtest.Harness{
 			Topic: topic,
 			Open: func(t testing.TB) inbox.Source {
 				network := &brokertest.Net{}
 				s := open(t, kafkasub.Config{Group: group, Topics: []string{topic}, Dial: network.Dial})
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s] = network
+				networks.Keep(s, network)
 				return s
 			},
 			Send: func(t testing.TB, messages ...inbox.Message) { send(t, topic, messages...) },
-			Kill: func(_ testing.TB, s inbox.Source) {
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s].Down()
-			},
-			Cut: func(testing.TB) {
-				mu.Lock()
-				defer mu.Unlock()
-				for _, n := range networks {
-					n.Cut()
-				}
-			},
+			Kill: func(_ testing.TB, s inbox.Source) { networks.Down(s) },
+			Cut:  func(testing.TB) { networks.Cut() },
 			Spoil: func(t testing.TB, payload []byte) {
 				produce(t, topic, kafka.Message{Value: payload, Headers: []kafka.Header{{Key: "ce_specversion", Value: []byte("1.0")}}})
 			},
@@ -163,22 +149,6 @@ func TestNewRefuses(t *testing.T) {
 }
 
 // fetchOne waits for the next delivery.
-func fetchOne(t testing.TB, s *kafkasub.Source) inbox.Delivery {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		some, err := s.Fetch(ctx, 1)
-		if len(some) == 1 {
-			return some[0]
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // A record that nobody made for us has its place for an id, and sagaz's envelope has its own.
 func TestForeignRecords(t *testing.T) {
 	topic := brokertest.Name("test")
@@ -187,7 +157,7 @@ func TestForeignRecords(t *testing.T) {
 	produce(t, topic, kafka.Message{Value: []byte(`{"event_id":"8a7c","aggregate_id":"o-1","event_type":"OrderCreated","payload":{"a":1}}`)})
 	s := open(t, kafkasub.Config{Group: brokertest.Name("group"), Topics: []string{topic}})
 	defer s.Close()
-	plain, sagaz := fetchOne(t, s), fetchOne(t, s)
+	plain, sagaz := inboxtest.FetchOne(t, s), inboxtest.FetchOne(t, s)
 	if m := plain.Message; plain.Err != nil || m.ID != fmt.Sprintf("%s/0/0", topic) || m.Key != "k" || string(m.Payload) != "anything" || m.Headers["a"] != "b" || m.Time.IsZero() {
 		t.Errorf("%+v", plain)
 	}
@@ -208,7 +178,7 @@ func TestStaleGeneration(t *testing.T) {
 	first := open(t, kafkasub.Config{Group: group, Topics: []string{topic}})
 	var old []inbox.Delivery
 	for range 10 {
-		old = append(old, fetchOne(t, first))
+		old = append(old, inboxtest.FetchOne(t, first))
 	}
 	second := open(t, kafkasub.Config{Group: group, Topics: []string{topic}}) // its coming makes a new generation
 	select {
@@ -222,7 +192,7 @@ func TestStaleGeneration(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
-	if d := fetchOne(t, second); d.Message.ID != sent[0].ID {
+	if d := inboxtest.FetchOne(t, second); d.Message.ID != sent[0].ID {
 		t.Errorf("message %s is delivered first, want all of them again", d.Message.ID)
 	}
 	if err := second.Close(); err != nil {
@@ -238,7 +208,7 @@ func TestDeletedRecords(t *testing.T) {
 		produce(t, topic, kafka.Message{Value: fmt.Append(nil, i)})
 	}
 	s := open(t, kafkasub.Config{Group: group, Topics: []string{topic}})
-	d := fetchOne(t, s)
+	d := inboxtest.FetchOne(t, s)
 	if err := errors.Join(s.Ack(t.Context(), []inbox.Delivery{d}), s.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +241,7 @@ func TestDeletedRecords(t *testing.T) {
 	produce(t, topic, kafka.Message{Value: []byte("new")})
 	s = open(t, kafkasub.Config{Group: group, Topics: []string{topic}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	defer s.Close()
-	if d := fetchOne(t, s); string(d.Message.Payload) != "new" {
+	if d := inboxtest.FetchOne(t, s); string(d.Message.Payload) != "new" {
 		t.Errorf("%s is delivered", d.Message.Payload)
 	}
 	if !strings.Contains(log.String(), "read again from its beginning") {
@@ -316,7 +286,7 @@ func TestTLSAndPassword(t *testing.T) {
 	password, _ := u.User.Password()
 	s := open(t, kafkasub.Config{Brokers: []string{u.Host}, Group: brokertest.Name("group"), Topics: []string{topic}, TLS: config,
 		SASL: plain.Mechanism{Username: u.User.Username(), Password: password}})
-	if d := fetchOne(t, s); string(d.Message.Payload) != "x" {
+	if d := inboxtest.FetchOne(t, s); string(d.Message.Payload) != "x" {
 		t.Errorf("%+v", d)
 	}
 	if err := s.Close(); err != nil {
@@ -332,7 +302,7 @@ func TestControlRestart(t *testing.T) {
 	defer s.Close()
 	before := inbox.Message{ID: uuid.Must(uuid.NewV7()).String(), Type: "t"}
 	send(t, topic, before)
-	if d := fetchOne(t, s); d.Message.ID != before.ID {
+	if d := inboxtest.FetchOne(t, s); d.Message.ID != before.ID {
 		t.Errorf("%+v", d)
 	} else if err := s.Ack(t.Context(), []inbox.Delivery{d}); err != nil {
 		t.Error(err)
@@ -341,7 +311,7 @@ func TestControlRestart(t *testing.T) {
 	after := inbox.Message{ID: uuid.Must(uuid.NewV7()).String(), Type: "t"}
 	send(t, topic, after)
 	for {
-		if d := fetchOne(t, s); d.Message.ID == after.ID {
+		if d := inboxtest.FetchOne(t, s); d.Message.ID == after.ID {
 			break
 		}
 	}

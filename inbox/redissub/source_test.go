@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -86,58 +85,22 @@ func open(t testing.TB, network *brokertest.Net, cfg redissub.Config) *redissub.
 	return s
 }
 
-func fetchOne(t testing.TB, s *redissub.Source) inbox.Delivery {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		some, err := s.Fetch(ctx, 1)
-		if len(some) == 1 {
-			return some[0]
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func closed(t testing.TB, s *redissub.Source) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestSource(t *testing.T) {
 	brokertest.Redis(t)
 	inboxtest.TestSource(t, func(t *testing.T) inboxtest.Harness {
 		stream, group := newStream(t), brokertest.Name("group")
-		var mu sync.Mutex
-		networks := map[inbox.Source]*brokertest.Net{}
+		networks := &brokertest.Networks{}
 		return inboxtest.Harness{
 			Topic: stream,
 			Open: func(t testing.TB) inbox.Source {
 				network := &brokertest.Net{}
 				s := open(t, network, redissub.Config{Group: group, Topics: []string{stream}})
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s] = network
+				networks.Keep(s, network)
 				return s
 			},
-			Send: func(t testing.TB, messages ...inbox.Message) { send(t, stream, messages...) },
-			Kill: func(_ testing.TB, s inbox.Source) {
-				mu.Lock()
-				defer mu.Unlock()
-				networks[s].Down()
-			},
-			Cut: func(testing.TB) {
-				mu.Lock()
-				defer mu.Unlock()
-				for _, n := range networks {
-					n.Cut()
-				}
-			},
+			Send:  func(t testing.TB, messages ...inbox.Message) { send(t, stream, messages...) },
+			Kill:  func(_ testing.TB, s inbox.Source) { networks.Down(s) },
+			Cut:   func(testing.TB) { networks.Cut() },
 			Spoil: func(t testing.TB, payload []byte) { add(t, stream, "ce_specversion", "1.0", "data", string(payload)) },
 		}
 	})
@@ -160,12 +123,12 @@ func TestForeignEntries(t *testing.T) {
 	first, second := newStream(t), newStream(t)
 	const prefix = "test-"
 	s := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Prefix: prefix, Topics: []string{first[len(prefix):], second[len(prefix):]}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	add(t, first, "temperature", "21", "unit", "C")
 	add(t, second, "data", `{"event_id":"8a7c","aggregate_id":"o-1","event_type":"OrderCreated","payload":{"a":1}}`)
 	got := map[string]inbox.Delivery{}
 	for range 2 {
-		d := fetchOne(t, s)
+		d := inboxtest.FetchOne(t, s)
 		got[prefix+d.Message.Topic] = d
 	}
 	if m := got[first].Message; got[first].Err != nil || !strings.HasPrefix(m.ID, first+"/") || m.Headers["temperature"] != "21" || m.Headers["unit"] != "C" || len(m.Payload) > 0 {
@@ -180,11 +143,11 @@ func TestForeignEntries(t *testing.T) {
 func TestSlowConsumerKeeps(t *testing.T) {
 	stream := newStream(t)
 	slow := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}, ClaimAfter: 600 * time.Millisecond})
-	defer closed(t, slow)
+	defer inboxtest.Close(t, slow)
 	add(t, stream, "n", "1")
-	d := fetchOne(t, slow)
+	d := inboxtest.FetchOne(t, slow)
 	other := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}, ClaimAfter: 600 * time.Millisecond})
-	defer closed(t, other)
+	defer inboxtest.Close(t, other)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -207,13 +170,13 @@ func TestTakenOverIsRevoked(t *testing.T) {
 	stream := newStream(t)
 	network := &brokertest.Net{}
 	first := open(t, network, redissub.Config{Group: "g", Topics: []string{stream}, ClaimAfter: 500 * time.Millisecond})
-	defer closed(t, first)
+	defer inboxtest.Close(t, first)
 	add(t, stream, "n", "1")
-	d := fetchOne(t, first)
+	d := inboxtest.FetchOne(t, first)
 	network.Down()
 	second := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}, ClaimAfter: 500 * time.Millisecond})
-	defer closed(t, second)
-	again := fetchOne(t, second)
+	defer inboxtest.Close(t, second)
+	again := inboxtest.FetchOne(t, second)
 	if again.Message.ID != d.Message.ID || again.Redelivered != 1 {
 		t.Errorf("%s was delivered, %d times before; want %s, once", again.Message.ID, again.Redelivered, d.Message.ID)
 	}
@@ -249,21 +212,21 @@ func TestNamesOfConsumers(t *testing.T) {
 	cfg := redissub.Config{Group: "g", Topics: []string{stream}, Consumer: "one"}
 	s := open(t, &brokertest.Net{}, cfg)
 	add(t, stream, "n", "1")
-	first := fetchOne(t, s)
-	closed(t, s)
+	first := inboxtest.FetchOne(t, s)
+	inboxtest.Close(t, s)
 	if got := consumers(); len(got) != 1 || got[0] != "one:1" {
 		t.Errorf("consumers %v, want one with its entry", got)
 	}
 	cfg.Consumer = "two"
 	s = open(t, &brokertest.Net{}, cfg)
-	d := fetchOne(t, s)
+	d := inboxtest.FetchOne(t, s)
 	if d.Message.ID != first.Message.ID {
 		t.Errorf("%s, want %s again", d.Message.ID, first.Message.ID)
 	}
 	if err := s.Ack(t.Context(), []inbox.Delivery{d}); err != nil {
 		t.Error(err)
 	}
-	closed(t, s)
+	inboxtest.Close(t, s)
 	if got := consumers(); len(got) != 1 || got[0] != "one:0" {
 		t.Errorf("consumers %v, want no second", got)
 	}
@@ -273,14 +236,14 @@ func TestNamesOfConsumers(t *testing.T) {
 func TestDeletedStream(t *testing.T) {
 	stream := newStream(t)
 	s := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	add(t, stream, "n", "1")
-	fetchOne(t, s)
+	inboxtest.FetchOne(t, s)
 	if err := server(t).Del(t.Context(), stream).Err(); err != nil {
 		t.Fatal(err)
 	}
 	add(t, stream, "n", "2")
-	if d := fetchOne(t, s); d.Message.Headers["n"] != "2" {
+	if d := inboxtest.FetchOne(t, s); d.Message.Headers["n"] != "2" {
 		t.Errorf("%+v", d.Message)
 	}
 }
@@ -289,14 +252,14 @@ func TestNewest(t *testing.T) {
 	stream := newStream(t)
 	add(t, stream, "n", "old")
 	s := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}, Newest: true})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if some, err := s.Fetch(ctx, 1); len(some) > 0 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, %v", some, err)
 	}
 	add(t, stream, "n", "new")
-	if d := fetchOne(t, s); d.Message.Headers["n"] != "new" {
+	if d := inboxtest.FetchOne(t, s); d.Message.Headers["n"] != "new" {
 		t.Errorf("%+v", d.Message)
 	}
 }
@@ -305,17 +268,17 @@ func TestControlRestart(t *testing.T) {
 	control := brokertest.Control(t, "redis")
 	stream := newStream(t)
 	s := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}})
-	defer closed(t, s)
+	defer inboxtest.Close(t, s)
 	add(t, stream, "n", "1")
-	first := fetchOne(t, s)
+	first := inboxtest.FetchOne(t, s)
 	control("restart")
-	if d := fetchOne(t, s); d.Message.ID != first.Message.ID {
+	if d := inboxtest.FetchOne(t, s); d.Message.ID != first.Message.ID {
 		t.Errorf("%+v, want what was not acked", d.Message)
 	} else if err := s.Ack(t.Context(), []inbox.Delivery{d}); err != nil {
 		t.Error(err)
 	}
 	add(t, stream, "n", "2")
-	if d := fetchOne(t, s); d.Message.Headers["n"] != "2" {
+	if d := inboxtest.FetchOne(t, s); d.Message.Headers["n"] != "2" {
 		t.Errorf("%+v", d.Message)
 	}
 }

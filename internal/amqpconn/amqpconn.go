@@ -14,10 +14,23 @@ import (
 // Options of a connection.
 type Options struct {
 	URL       string
-	Name      string // for RabbitMQ's lists
-	Heartbeat time.Duration
+	Name      string        // for RabbitMQ's lists; "": pgsagaz
+	Heartbeat time.Duration // 0: 10 s
 	TLS       *tls.Config
-	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil: the net package's
+}
+
+func (o Options) withDefaults() Options {
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 10 * time.Second
+	}
+	if o.Name == "" {
+		o.Name = "pgsagaz"
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	return o
 }
 
 // Conn is a connection.
@@ -28,6 +41,7 @@ type Conn struct {
 
 // Dial connects until ctx ends.
 func Dial(ctx context.Context, o Options) (*Conn, error) {
+	o = o.withDefaults()
 	c := &Conn{}
 	stop := func() bool { return true }
 	config := amqp.Config{Heartbeat: o.Heartbeat, TLSClientConfig: o.TLS, Properties: amqp.NewConnectionProperties()}

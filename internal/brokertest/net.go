@@ -108,3 +108,35 @@ func (c *conn) Close() error {
 	c.net.mu.Unlock()
 	return c.Conn.Close()
 }
+
+// Networks are the ways of several clients to one broker, by whom they belong to.
+type Networks struct {
+	mu sync.Mutex
+	of map[any]*Net
+}
+
+// Keep notes whose way n is.
+func (ns *Networks) Keep(owner any, n *Net) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if ns.of == nil {
+		ns.of = map[any]*Net{}
+	}
+	ns.of[owner] = n
+}
+
+// Down ends owner's connections for good, as the death of its process would.
+func (ns *Networks) Down(owner any) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	ns.of[owner].Down()
+}
+
+// Cut ends everybody's connections.
+func (ns *Networks) Cut() {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	for _, n := range ns.of {
+		n.Cut()
+	}
+}
