@@ -172,3 +172,23 @@ func TestAFamilyIsArchivedTogether(t *testing.T) {
 		t.Errorf("%d sagas are archived, want both", n)
 	}
 }
+
+// A family that has to stay, as one of it has not ended, does not keep those behind it in the live tables.
+func TestWhatMustStayDoesNotBlockTheArchive(t *testing.T) {
+	c := &calls{}
+	trip := child{Name: "trip", Input: oneLeg(leg{N: 1})}
+	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(trip)}, c, legs(c))
+	stays, goes := p.Start(fault{}), p.Start(fault{})
+	p.Run()
+	kid := p.Get(stays).Children[0].ID
+	// As if a result had come after the child's end, and its undo had given up.
+	execute(t, p.Engine.Pool(), `UPDATE pgsagaz.saga SET state = 'stuck', cause = '{}', ended_at = NULL WHERE id = $1`, kid)
+	defer func() {
+		execute(t, p.Engine.Pool(), `ALTER TABLE pgsagaz.saga DISABLE TRIGGER saga_transition`)
+		execute(t, p.Engine.Pool(), `UPDATE pgsagaz.saga SET state = 'completed', cause = NULL, ended_at = pgsagaz.now() WHERE id = $1`, kid)
+	}()
+	p.Advance(48 * time.Hour)
+	if n := query[int](t, p.Engine.Pool(), sql.ArchiveBatch, time.Hour.Seconds(), 1); n != 2 || !p.Get(goes).Archived || p.Get(stays).Archived {
+		t.Errorf("%d sagas are archived", n)
+	}
+}

@@ -107,16 +107,12 @@ func (l *lane) patient(effect bool) []string {
 // gone records that a step, or its undo, has failed for good.
 func (e *Engine) gone(ctx context.Context, l *lane, f failure, doubt bool) (bool, error) {
 	rec := &record{outcome: "failed", inDoubt: doubt, err: describe(f.err), took: time.Since(f.begun)}
-	return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-		failpoint.Hit("failed.before")
-		moved, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-			return e.planned(ctx, tx, l, rec)
-		})
-		if err == nil {
-			failpoint.Hit("failed.after")
-		}
-		return moved, err
-	})
+	failpoint.Hit("failed.before")
+	moved, err := e.ended(ctx, l, rec)
+	if err == nil {
+		failpoint.Hit("failed.after")
+	}
+	return moved, err
 }
 
 // beyond deals with a failure for good where the saga can't turn back, or must not before it is known
@@ -191,9 +187,7 @@ func (e *Engine) rescue(ctx context.Context, l *lane, f failure) (bool, error) {
 			rec.outcome, rec.result = "done", r.result
 		}
 		if tx == nil {
-			return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) {
-				return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) { return e.planned(ctx, tx, l, rec) })
-			})
+			return e.ended(ctx, l, rec)
 		}
 		var moved bool
 		moved, err = e.settleRescue(ctx, tx, l, rec)

@@ -183,9 +183,7 @@ func (e *Engine) skip(ctx context.Context, l *lane, err error) (bool, error) {
 	if err != nil {
 		return e.failed(ctx, l, failure{err: err, begun: time.Now()})
 	}
-	return e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
-		return e.decideStep(ctx, tx, l, snap, &record{outcome: "skipped"})
-	})
+	return e.ended(ctx, l, &record{outcome: "skipped"})
 }
 
 // handBack gives the lane to whoever is next, as this worker is being stopped. A call that was begun, and

@@ -271,6 +271,13 @@ func (e *Engine) underLock(ctx context.Context, l *lane, f func(context.Context,
 	})
 }
 
+// ended records the outcome of the lane's step, and what follows, in a transaction of its own.
+func (e *Engine) ended(ctx context.Context, l *lane, rec *record) (bool, error) {
+	return e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
+		return e.decideStep(ctx, tx, l, snap, rec)
+	})
+}
+
 // turnBack ends a lane at a step that must not go on, since its saga turns back. What works in Postgres alone
 // has had no effect; anything else in doubt is recorded as such, and undone as such.
 func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {

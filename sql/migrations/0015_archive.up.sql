@@ -61,6 +61,9 @@ BEGIN
     WITH RECURSIVE root AS (
         SELECT s.id FROM pgsagaz.saga s
         WHERE s.id < pgsagaz.uuid7_at(p_before) AND s.ended_at < p_before AND s.parent_id IS NULL
+          -- What has to stay must not stand in the way of what is behind it.
+          AND NOT EXISTS (SELECT FROM pgsagaz.child c JOIN pgsagaz.saga k ON k.id = c.saga_id WHERE c.parent_id = s.id AND k.ended_at IS NULL)
+          AND NOT EXISTS (SELECT FROM pgsagaz.command c WHERE c.saga_id = s.id)
         ORDER BY s.id LIMIT p_limit
     ), member AS (
         SELECT id AS root, id FROM root
