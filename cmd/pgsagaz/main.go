@@ -12,7 +12,7 @@ import (
 
 func main() {
 	os.Exit(cli.Program{
-		Sagas: []pgengine.Definition{demo.Fulfil(&demo.BankClient{}, demo.Mail{})},
+		Sagas: []pgengine.Definition{demo.Fulfil(&demo.BankClient{}, demo.Mail{Busy: 0.1})},
 		Demo:  true, // the command demo; leave it out of yours
 	}.Main())
 }

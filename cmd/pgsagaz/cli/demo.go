@@ -43,7 +43,7 @@ func (a *app) demo() *cobra.Command {
 				_, _ = io.Copy(io.Discard, a.Stdin)
 				cancel()
 			}()
-			return a.work(ctx, []pgengine.Definition{demo.Fulfil(&demo.BankClient{}, demo.Mail{})})
+			return a.work(ctx, []pgengine.Definition{demo.Fulfil(&demo.BankClient{}, demo.Mail{Busy: 0.1})})
 		},
 	}
 	a.cfg.bind(worker.Flags(), workerSettings...)

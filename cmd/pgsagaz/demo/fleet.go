@@ -125,7 +125,7 @@ func (f *fleet) inside(ctx context.Context, id string) (*worker, func() error, e
 	if err != nil {
 		return nil, nil, err
 	}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{Fulfil(&BankClient{}, Mail{})}, Logger: f.r.Logger})
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{Fulfil(&BankClient{}, Mail{Busy: 0.1})}, Logger: f.r.Logger})
 	if err != nil {
 		pool.Close()
 		return nil, nil, err

@@ -8,17 +8,20 @@ import (
 	"time"
 )
 
-// Mail pretends to send mails. Every tenth does not go out.
-type Mail struct{}
+// Mail pretends to send mails.
+type Mail struct {
+	// Busy is the share of mails that do not go out, 0 to 1.
+	Busy float64
+}
 
 // Send returns the id of the mail.
-func (Mail) Send(ctx context.Context, key, to string, p Payment) (string, error) {
+func (m Mail) Send(ctx context.Context, key, to string, p Payment) (string, error) {
 	select {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	case <-time.After(time.Millisecond + rand.N(4*time.Millisecond)):
 	}
-	if rand.IntN(10) == 0 {
+	if rand.Float64() < m.Busy {
 		return "", errors.New("the mail server is busy")
 	}
 	return fmt.Sprintf("<%s@demo> to %s: %d cents paid", key, to, p.Cents), nil

@@ -68,7 +68,7 @@ func Run(ctx context.Context, url string, o Options) (_ *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, bank.shut(context.WithoutCancel(ctx))) }()
 
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{Fulfil(&BankClient{}, Mail{})}, Logger: o.Logger})
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{Fulfil(&BankClient{}, Mail{Busy: 0.1})}, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}
