@@ -158,6 +158,22 @@ halt() {
   rm -f "$dir/$1.pid"
 }
 
+# pause NAME: when it returns, no thread of it runs. On a busy machine some go on for a while after the signal.
+pause() {
+  local group
+  group=$(cat "$dir/$1.pid")
+  kill -STOP -- "-$group"
+  for _ in {1..300}; do
+    if ! { cat /proc/[0-9]*/task/*/stat 2>/dev/null || true; } | sed 's/^.*) //' | awk -v group="$group" '$3 == group && $1 !~ /[TZX]/ { n++ } END { exit n > 0 }'; then
+      sleep 0.1
+      continue
+    fi
+    return
+  done
+  log "$1 does not pause"
+  return 1
+}
+
 # --- the brokers ------------------------------------------------------------------------------------------------------
 
 start_kafka() {
@@ -342,7 +358,7 @@ case $command in
         start) start "$name" ;;
         stop) halt "$name" ;;
         restart) halt "$name" && start "$name" ;;
-        pause) kill -STOP -- "-$(cat "$dir/$name.pid")" ;;
+        pause) pause "$name" ;;
         resume) kill -CONT -- "-$(cat "$dir/$name.pid")" ;;
       esac
     done

@@ -3,6 +3,7 @@ package kafkapub_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -85,46 +86,69 @@ func newTopic(t testing.TB, broker string) string {
 	return name
 }
 
-// readRecords reads all of a topic, partition by partition.
+// readRecords reads all of a topic, partition by partition. A broker that has just come back does not serve them all
+// at once.
 func readRecords(t testing.TB, broker, topic string) []kafka.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	for {
+		records, err := tryToReadRecords(ctx, broker, topic)
+		if err == nil {
+			return records
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func tryToReadRecords(ctx context.Context, broker, topic string) ([]kafka.Message, error) {
 	partitions, err := kafka.DefaultDialer.LookupPartitions(ctx, "tcp", broker, topic)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var records []kafka.Message
 	for _, partition := range partitions {
-		c, err := kafka.DialPartition(ctx, "tcp", broker, partition)
+		of, err := readPartition(ctx, broker, partition)
 		if err != nil {
-			t.Fatal(err)
+			return nil, fmt.Errorf("partition %d: %w", partition.ID, err)
 		}
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-		last, err := c.ReadLastOffset()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Seek(0, kafka.SeekAbsolute); err != nil {
-			t.Fatal(err)
-		}
-		for next := int64(0); next < last; {
-			batch := c.ReadBatch(1, 10<<20)
-			for {
-				m, err := batch.ReadMessage()
-				if err != nil {
-					break
-				}
-				records = append(records, m)
-				next = m.Offset + 1
-			}
-			if err := batch.Close(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("partition %d: %v", partition.ID, err)
-			}
-		}
-		_ = c.Close()
+		records = append(records, of...)
 	}
-	return records
+	return records, nil
+}
+
+func readPartition(ctx context.Context, broker string, partition kafka.Partition) (records []kafka.Message, err error) {
+	c, err := kafka.DialPartition(ctx, "tcp", broker, partition)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	last, err := c.ReadLastOffset()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Seek(0, kafka.SeekAbsolute); err != nil {
+		return nil, err
+	}
+	for next := int64(0); next < last; {
+		batch := c.ReadBatch(1, 10<<20)
+		for {
+			m, err := batch.ReadMessage()
+			if err != nil {
+				break
+			}
+			records = append(records, m)
+			next = m.Offset + 1
+		}
+		if err := batch.Close(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return nil, err
+		}
+	}
+	return records, nil
 }
 
 func read(t testing.TB, broker, topic string) []outbox.Event {
