@@ -32,7 +32,8 @@
 //
 // Files: saga.go, step.go, await.go, child.go, strategy.go and call.go are what users write; node.go is a step
 // without its types, graph.go checks the whole, plan.go decides, public.go shows it to tools. run.go is the loop:
-// take.go takes a lane, perform.go calls the step, waits.go and children.go put it to rest, settle.go records what
+// take.go takes a lane, perform.go calls the step, fuse.go several in one
+// transaction, waits.go and children.go put it to rest, settle.go records what
 // came of it, fail.go what did not, late.go what came too late; control.go asks, obey.go applies what was asked,
 // halt.go cuts steps off. locked.go reads under the lock; transient.go tells the database's trouble from a failure.
 // outline.go tells what a definition will do without running it: matrix.go its faults, by rehearsals of plan
@@ -48,6 +49,9 @@
 //   - The first step of a saga, if it is a TxStep, is done before its lane is taken: its commit takes it.
 //     That saves one commit a saga. A worker that dies at it has the job come again, and then the lane is
 //     taken first, so that crashes are counted.
+//   - Fused TxSteps ([Saga.Fuse]) take the saga's lock in the statement that commits them, and not before: it is held
+//     as short as that of one step. Each stands behind a savepoint, which travels with the step's first statement. What
+//     goes wrong with the whole has them done again, one by one, so that the step to blame is found.
 //   - A TxStep that comes to its commit when its saga has begun to turn back is rolled back: that undoes it
 //     for nothing. An Activity's result is recorded, and undone.
 //   - An Activity in doubt is looked up, or repeated with its key, before it is undone; a result that

@@ -16,6 +16,7 @@ type graph struct {
 	output   string
 	timeout  time.Duration
 	strategy Strategy
+	fuse     bool
 	pivot    int            // -1: none
 	nodes    []node         // as listed
 	index    map[string]int // name -> nodes

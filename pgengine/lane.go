@@ -37,6 +37,8 @@ type lane struct {
 	isChild     bool      // the saga has a parent, which is told of its end
 	halt        *halt     // how others stop what it is doing
 
+	alone bool // its steps share no transaction, since some that did could not be committed
+
 	// Its budget: a lane that has gone on for long hands over, so that no saga starves the others.
 	begun time.Time
 	steps int
@@ -76,7 +78,7 @@ func (l *lane) mayGoOn(queue string) bool {
 	if l.at.node < 0 { // the saga's first step
 		return queue == defaultQueue
 	}
-	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < laneTime
+	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < l.opts.Budget
 }
 
 // stopping says whether the worker is to end.
@@ -92,6 +94,11 @@ func (l *lane) stopping() bool {
 // move puts the lane at its next step, as the commit has just done in the database.
 func (l *lane) move(t task) {
 	l.taken = true
+	l.begin(t)
+}
+
+// begin puts the lane at a step that nobody has tried yet.
+func (l *lane) begin(t task) {
 	l.at = t
 	l.attempt, l.crashes, l.inDoubt, l.lastErr, l.refused = 0, 0, false, "", 0
 	l.waits, l.waited = "", false

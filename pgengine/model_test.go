@@ -65,6 +65,7 @@ type modelSaga struct {
 	before   [][]bool // before[i][j]: i comes before j
 	pivot    int
 	strategy pgengine.Strategy
+	fuse     bool
 }
 
 func drawModel(t *rapid.T) modelSaga {
@@ -97,6 +98,7 @@ func drawModel(t *rapid.T) modelSaga {
 		}
 	}
 	m.strategy = []pgengine.Strategy{pgengine.WaitAll, pgengine.FailFast, pgengine.FailFastGrace(time.Second)}[rapid.IntRange(0, 2).Draw(t, "strategy")]
+	m.fuse = rapid.Bool().Draw(t, "fuse")
 	for i := range m.steps {
 		m.drawFate(t, i, pick, flag)
 	}
@@ -316,7 +318,7 @@ func (w *modelWorld) definition(version int) pgengine.Definition {
 		}
 		all, list = append(all, step), append(list, step)
 	}
-	return pgengine.Inject(pgengine.Saga[model]{Version: version, OnFailure: w.m.strategy, Steps: all}, w.crash)
+	return pgengine.Inject(pgengine.Saga[model]{Version: version, OnFailure: w.m.strategy, Fuse: w.m.fuse, Steps: all}, w.crash)
 }
 
 func (w *modelWorld) child(version int) pgengine.Definition {

@@ -20,7 +20,25 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 	}
 	defer tx.close()
 	begun := time.Now()
-	var raw json.RawMessage
+	raw, err := e.callTx(ctx, l, tx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, ctx.Err() // we are being stopped: nobody's failure
+		}
+		return e.notDone(ctx, l, tx, err, begun)
+	}
+	failpoint.Hit("do_tx.before")
+	rec := &record{outcome: "done", result: raw, took: time.Since(begun)}
+	moved, err := e.settle(ctx, tx, l, rec)
+	if err != nil { // a deferred constraint of the user's, at COMMIT, or the database's trouble
+		return e.notDone(ctx, l, tx, err, begun)
+	}
+	failpoint.Hit("do_tx.after")
+	return moved, nil
+}
+
+// callTx calls a TxStep's Do in tx, which must still be open afterwards.
+func (e *Engine) callTx(ctx context.Context, l *lane, tx *stepTx) (raw json.RawMessage, err error) {
 	err = e.attempt(ctx, l, func(ctx context.Context) error {
 		c := l.call()
 		c.maxBytes = e.maxPayload
@@ -31,24 +49,11 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 	if err == nil {
 		err = tx.owned()
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return false, ctx.Err() // we are being stopped: nobody's failure
-		}
-		tx.close()
-		if err = l.blame(tx, err, time.Since(begun)); transient(err) {
-			return false, err
-		}
-		return e.failed(ctx, l, failure{err: err, begun: begun})
-	}
+	return raw, err
+}
 
-	failpoint.Hit("do_tx.before")
-	rec := &record{outcome: "done", result: raw, took: time.Since(begun)}
-	moved, err := e.settle(ctx, tx, l, rec)
-	if err == nil {
-		failpoint.Hit("do_tx.after")
-		return moved, nil
-	}
+// notDone rolls back what a TxStep did, which could not be committed, and says whose doing that is.
+func (e *Engine) notDone(ctx context.Context, l *lane, tx *stepTx, err error, begun time.Time) (bool, error) {
 	tx.close()
 	if errors.Is(err, errTurnedBack) || errors.Is(err, errLost) {
 		return false, err
@@ -56,7 +61,7 @@ func (e *Engine) doTx(ctx context.Context, l *lane) (bool, error) {
 	if err = l.blame(tx, err, time.Since(begun)); transient(err) {
 		return false, err
 	}
-	return e.failed(ctx, l, failure{err: err, begun: begun}) // a deferred constraint of the user's, at COMMIT
+	return e.failed(ctx, l, failure{err: err, begun: begun})
 }
 
 // doActivity calls an Activity's Do, outside any transaction, and settles what came of it.

@@ -27,6 +27,7 @@ type RunOptions struct {
 	Worker     string              // the worker's id
 	JobPerStep bool                // every step is a River job of its own
 	Idle       time.Duration       // how long a step's transaction may send nothing; 0: 5 s
+	Budget     time.Duration       // how long a lane goes on before it hands over, steps that share a transaction a fifth of that; 0: 250 ms
 	Stopping   <-chan struct{}     // closed: end the step at hand, then hand the lane back
 	Due        func(time.Duration) // told when something of the saga falls due; nil: nobody
 }
@@ -62,6 +63,9 @@ var errTurnedBack = errors.New("the saga has turned back")
 func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 	if o.Idle <= 0 {
 		o.Idle = 5 * time.Second
+	}
+	if o.Budget <= 0 {
+		o.Budget = laneTime
 	}
 	g := e.graphs[t.Name][t.Version]
 	if g == nil {
@@ -157,6 +161,9 @@ func (e *Engine) perform(ctx context.Context, l *lane) (moved bool, err error) {
 	}
 	switch n.kind {
 	case kindTx:
+		if l.fuses() {
+			return e.doFused(ctx, l)
+		}
 		return e.doTx(ctx, l)
 	case kindActivity:
 		return e.doActivity(ctx, l)

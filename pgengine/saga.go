@@ -32,7 +32,12 @@ type Saga[I Input] struct {
 	Timeout time.Duration
 	// OnFailure is what becomes of steps in other branches when it turns back. The default is [WaitAll].
 	OnFailure Strategy
-	Steps     []Step[I]
+	// Fuse lets TxSteps that follow each other share a transaction, up to 16 of them in up to 50 ms, behind a
+	// savepoint each: if one fails, those before it are committed all the same. They cost one commit instead of one
+	// each. Locks that a step takes are then held until the last has ended; a now() says the same in all of them, and
+	// what is deferred to the commit is checked at the end.
+	Fuse  bool
+	Steps []Step[I]
 }
 
 // Definition is a [Saga] of any input.
@@ -81,7 +86,7 @@ func (s Saga[I]) definition() (*graph, []error) {
 	if s.OnFailure.grace < 0 {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: "the grace of its OnFailure is negative"})
 	}
-	g.timeout, g.strategy = s.Timeout, s.OnFailure
+	g.timeout, g.strategy, g.fuse = s.Timeout, s.OnFailure, s.Fuse
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
 		return json.Unmarshal(raw, &in)

@@ -148,9 +148,14 @@ func (l *lane) straight(rec *record) (settlement, bool) {
 // notNull is how settle_next.sql and settle_first.sql say that a fence did not hold.
 const notNull = "23502"
 
+// plain: the lane goes on with one step, or ends with its saga, and nobody has to be told.
+func (s *settlement) plain() bool {
+	return s.others.steps == nil && (s.here != nil || s.state != "") && !(s.isChild && s.state.Ended())
+}
+
 // queue adds the cheapest statements for a straight settlement to b, and returns the first: the fences.
 func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
-	if s.others.steps != nil || s.here == nil && s.state == "" || s.isChild && s.state.Ended() {
+	if !s.plain() {
 		return b.Queue(sql.Settle, s.args()...)
 	}
 	fence := sql.SettleNext
@@ -158,6 +163,12 @@ func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
 		fence = sql.SettleFirst
 	}
 	first := b.Queue(fence, s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.result), s.rec.took.Seconds())
+	s.queueMove(b)
+	return first
+}
+
+// queueMove moves the lane of a plain settlement, behind its fences.
+func (s *settlement) queueMove(b *pgx.Batch) {
 	switch {
 	case s.here == nil:
 		b.Queue(sql.LaneEnd, s.sagaID, s.laneID)
@@ -167,7 +178,6 @@ func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
 	default:
 		b.Queue(sql.LaneMove, s.sagaID, s.laneID, s.g.nodes[s.here.node].name)
 	}
-	return first
 }
 
 // remember keeps what became of the lane's step for the calls that follow in this lane.

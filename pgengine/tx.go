@@ -25,6 +25,8 @@ type stepTx struct {
 	conn   *pgxpool.Conn
 	idle   time.Duration // 0: the session has a limit of its own
 	tx     pgx.Tx        // nil until it has begun
+	saving bool          // the next statement is to come behind a savepoint
+	xid    *string       // of the transaction at its last savepoint; nil: it had written nothing
 	err    error         // why it could not begin
 	closed bool
 	dead   bool // the connection had gone when it was given back
@@ -57,8 +59,14 @@ func (s *stepTx) close() {
 
 var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 
+// beginning is what goes out with the next statement: the BEGIN, or a savepoint.
 func (s *stepTx) beginning() *pgx.Batch {
 	b := &pgx.Batch{}
+	if s.saving {
+		b.Queue("SAVEPOINT pgsagaz_step")
+		b.Queue(sql.TxID).QueryRow(func(row pgx.Row) error { return row.Scan(&s.xid) })
+		return b
+	}
 	b.BeginTx(readCommitted)
 	if s.idle > 0 {
 		b.Queue(strings.Replace(sql.TxIdleLimit, "5000", strconv.FormatInt(s.idle.Milliseconds(), 10), 1))
@@ -68,7 +76,7 @@ func (s *stepTx) beginning() *pgx.Batch {
 
 // open begins the transaction unless it has begun.
 func (s *stepTx) open(ctx context.Context) (pgx.Tx, error) {
-	if s.tx != nil || s.err != nil {
+	if s.tx != nil && !s.saving || s.err != nil {
 		return s.tx, s.err
 	}
 	br := s.conn.SendBatch(ctx, s.beginning())
@@ -76,14 +84,56 @@ func (s *stepTx) open(ctx context.Context) (pgx.Tx, error) {
 	if s.err = br.Close(); s.err != nil {
 		return nil, s.err
 	}
-	s.tx = tx
-	return tx, nil
+	s.has(tx)
+	return s.tx, nil
+}
+
+// has notes that what was to come first has been sent. tx: what it began, if that was a transaction.
+func (s *stepTx) has(tx pgx.Tx) {
+	if !s.saving {
+		s.tx = tx
+	}
+	s.saving = false
+}
+
+// save lets what was done stand if the next step fails: see takeBack.
+func (s *stepTx) save() {
+	if s.tx != nil { // nothing was sent: nothing to save
+		s.saving = true
+	}
+}
+
+// takeBack rolls back to the last save.
+func (s *stepTx) takeBack(ctx context.Context) error {
+	conn := s.conn.Conn()
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.tx == nil || s.saving: // nothing was sent since
+		s.saving = false
+		return nil
+	case conn.PgConn().TxStatus() != 'I':
+		_, err := conn.Exec(ctx, "ROLLBACK TO SAVEPOINT pgsagaz_step")
+		return err
+	}
+	// The step has ended the transaction. Did it commit what the steps before it had done?
+	committed := s.xid == nil
+	if !committed {
+		if err := conn.QueryRow(ctx, sql.TxCommitted, *s.xid).Scan(&committed); err != nil {
+			return err
+		}
+	}
+	if !committed {
+		return ErrTxEnded
+	}
+	s.tx = nil
+	return nil
 }
 
 // first sends a statement together with the BEGIN, and leaves its result to be read. Not every
 // statement can: without arguments it may be several, and the simple protocol must carry it.
 func (s *stepTx) first(ctx context.Context, query string, args []any) (pgx.BatchResults, bool) {
-	if s.tx != nil || s.err != nil || len(args) == 0 {
+	if s.tx != nil && !s.saving || s.err != nil || len(args) == 0 {
 		return nil, false
 	}
 	switch args[0].(type) {
@@ -93,29 +143,37 @@ func (s *stepTx) first(ctx context.Context, query string, args []any) (pgx.Batch
 	b := s.beginning()
 	b.Queue(query, args...)
 	br := s.conn.SendBatch(ctx, b)
-	for range b.Len() - 1 { // the BEGIN, and the limit
-		if s.err == nil {
+	for _, opening := range b.QueuedQueries[:b.Len()-1] { // the BEGIN and the limit, or a savepoint and the id
+		switch {
+		case s.err != nil:
+		case opening.SQL == sql.TxID:
+			s.err = br.QueryRow().Scan(&s.xid)
+		default:
 			_, s.err = br.Exec()
 		}
 	}
-	s.tx = br.Tx()
-	if errors.As(s.err, new(pgx.ErrPreprocessingBatch)) {
-		// Nothing has begun: the statement does not parse, or its arguments do not fit. Sent the ordinary way
-		// it says so itself. In the second case pgx has closed the connection, which is not the database's absence.
-		_ = br.Close()
-		s.tx, s.err = nil, nil
-		if s.conn.Conn().IsClosed() {
-			s.conn.Release()
-			conn, err := s.pool.Acquire(ctx)
-			if err != nil {
-				s.err, s.closed, s.dead = answered(err), true, true
-				return nil, false
-			}
-			s.conn = conn
-		}
+	if !errors.As(s.err, new(pgx.ErrPreprocessingBatch)) {
+		s.has(br.Tx())
+		return br, true
+	}
+	// Nothing has begun: the statement does not parse, or its arguments do not fit. Sent the ordinary way it
+	// says so itself. In the second case pgx has closed the connection, which is not the database's absence.
+	_ = br.Close()
+	closed := s.conn.Conn().IsClosed()
+	if s.saving && (closed || s.conn.Conn().PgConn().TxStatus() != 'T') { // what came before is lost, and done again
 		return nil, false
 	}
-	return br, true
+	s.err = nil
+	if closed {
+		s.conn.Release()
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			s.err, s.closed, s.dead = answered(err), true, true
+			return nil, false
+		}
+		s.conn = conn
+	}
+	return nil, false
 }
 
 // Exec is pgx's.

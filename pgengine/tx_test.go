@@ -45,7 +45,7 @@ func note(ctx context.Context, db sql.Querier, c taskCall) error {
 
 // txSaga runs op in each of three steps: one that takes its lane as it commits, one in the middle and one that
 // completes the saga.
-func txSaga(ops map[string]txOp) pgengine.Definition {
+func txSaga(ops map[string]txOp, fuse bool) pgengine.Definition {
 	step := func(name string, after ...pgengine.Step[task]) pgengine.TxStep[task, string] {
 		return pgengine.TxStep[task, string]{
 			Name: name, After: after, Retry: pgengine.Retry{MaxAttempts: 2, Initial: time.Millisecond},
@@ -66,7 +66,7 @@ func txSaga(ops map[string]txOp) pgengine.Definition {
 	one := step("one")
 	two := step("two", one)
 	three := step("three", two)
-	return pgengine.Saga[task]{Version: 1, Output: three, Steps: pgengine.Steps[task](one, two, three)}
+	return pgengine.Saga[task]{Version: 1, Output: three, Fuse: fuse, Steps: pgengine.Steps[task](one, two, three)}
 }
 
 func notePool(t testing.TB, mutate func(*pgxpool.Config)) *pgxpool.Pool {
@@ -133,7 +133,7 @@ func byHand(t testing.TB, e *pgengine.Engine, id string) pgengine.Status {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		for _, l := range lanes {
-			if err := e.Run(ctx, pgengine.Ticket{SagaID: id, Name: s.Name, Version: s.Version, Lane: l.ID, Step: l.Step}, pgengine.RunOptions{Worker: "hand"}); err != nil {
+			if err := e.Run(ctx, pgengine.Ticket{SagaID: id, Name: s.Name, Version: s.Version, Lane: l.ID, Step: l.Step}, pgengine.RunOptions{Worker: "hand", Budget: time.Minute}); err != nil {
 				t.Errorf("%s: the lane at %q: %v", s.Input, l.Step, err)
 			}
 		}
@@ -141,18 +141,18 @@ func byHand(t testing.TB, e *pgengine.Engine, id string) pgengine.Status {
 	})
 }
 
-// inTxModes runs each case by hand and on a worker, with the operation as the first statement of its
-// transaction and as a later one.
+// inTxModes runs each case by hand and on a worker, each step in a transaction of its own and all in one, with the
+// operation as the step's first statement and as a later one.
 func inTxModes(t *testing.T, ops map[string]txOp, check func(t *testing.T, pool *pgxpool.Pool, in task, s pgengine.Status)) {
 	t.Helper()
-	for _, mode := range []string{"by hand", "worker"} {
+	for _, mode := range []string{"by hand", "worker", "fused"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			pool := notePool(t, nil)
-			e := engine(t, pool, txSaga(ops))
+			e := engine(t, pool, txSaga(ops, mode == "fused"))
 			register(t, e)
 			drive := byHand
-			if mode == "worker" {
+			if mode != "by hand" {
 				atWork(t, e, jobs.Config{})
 				drive = atRest
 			}
@@ -498,7 +498,7 @@ func TestTxIsReadCommitted(t *testing.T) {
 					return pgengine.Terminal(fmt.Errorf("the transaction is %s, read only %s", isolation, readOnly))
 				}
 				return note(ctx, tx, c)
-			}}))
+			}}, false))
 			atWork(t, e, jobs.Config{})
 			if s := atRest(t, e, start(t, e, task{"isolation", later}, nil).ID); s.State != pgengine.Completed || len(s.Attempts) > 0 {
 				t.Errorf("the saga is %s, cause %v, attempts %+v", s.State, s.Cause, s.Attempts)

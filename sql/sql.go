@@ -26,6 +26,10 @@ var (
 	//go:embed queries/signal_take.sql
 	SignalTake string
 
+	//go:embed queries/tx_committed.sql
+	TxCommitted string
+	//go:embed queries/tx_id.sql
+	TxID string
 	//go:embed queries/tx_idle_limit.sql
 	TxIdleLimit string
 	//go:embed queries/lane_begin.sql
@@ -98,6 +102,8 @@ var (
 	Settle string
 	//go:embed queries/settle_first.sql
 	SettleFirst string
+	//go:embed queries/settle_fused.sql
+	SettleFused string
 	//go:embed queries/settle_next.sql
 	SettleNext string
 	//go:embed queries/lane_move.sql

@@ -6,6 +6,7 @@ func Points() []string {
 	return []string{
 		"take.before", "take.after",
 		"do_tx.before", "do_tx.after",
+		"fuse.before", "fuse.after",
 		"do_activity.called", "do_activity.before", "do_activity.after",
 		"undo_tx.before", "undo_tx.after",
 		"undo_activity.called", "undo_activity.before", "undo_activity.after",

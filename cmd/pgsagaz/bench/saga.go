@@ -24,8 +24,8 @@ type work struct {
 // SagaName is a name that no user has.
 func (work) SagaName() string { return "pgsagaz.bench" }
 
-// chain is a saga of n TxSteps, one INSERT each.
-func chain(n int) pgengine.Definition {
+// chain is a saga of n TxSteps, one INSERT each. Its version says which it is.
+func chain(version, n int, fuse bool) pgengine.Definition {
 	var steps []pgengine.Step[work]
 	for i := range n {
 		step := pgengine.TxStep[work, int]{
@@ -40,11 +40,12 @@ func chain(n int) pgengine.Definition {
 		}
 		steps = append(steps, step)
 	}
-	return pgengine.Saga[work]{Version: n, Steps: steps}
+	return pgengine.Saga[work]{Version: version, Fuse: fuse, Steps: steps}
 }
 
 // Saga measures chains of TxSteps, from the start to the end of a saga, in one process, against the
-// same INSERTs with one state write each, committed step by step: four round trips and one commit a step.
+// same INSERTs with one state write each, committed step by step: four round trips and one commit a step. It does so
+// twice: with a commit a step, and with steps that share one ([pgengine.Saga.Fuse]).
 // The database must be migrated, and the pool have sql.WakeOnCommit. What it writes stays in the schema pgsagaz_bench, and its sagas.
 func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result, err error) {
 	o = o.withDefaults()
@@ -54,7 +55,8 @@ func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result,
 	if err := prepare(ctx, pool); err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chain(o.Steps)}, Logger: o.Logger})
+	single, fused := 2*o.Steps, 2*o.Steps+1 // versions
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chain(single, o.Steps, false), chain(fused, o.Steps, true)}, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
@@ -71,29 +73,36 @@ func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result,
 	}()
 
 	input := work{Payload: strings.Repeat("x", 100)}
-	ours := func(ctx context.Context) error {
-		var started pgengine.Started
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
-			started, err = engine.Start(ctx, tx, input, nil)
-			return err
-		})
-		if err != nil {
+	ours := func(version int) side {
+		return func(ctx context.Context) error {
+			var started pgengine.Started
+			err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) (err error) {
+				started, err = engine.Start(ctx, tx, input, &pgengine.StartOptions{Version: version})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			status, err := engine.Wait(ctx, started.ID)
+			if err == nil && status.State != pgengine.Completed {
+				err = fmt.Errorf("saga %s is %s: %v", status.ID, status.State, status.Cause)
+			}
 			return err
 		}
-		status, err := engine.Wait(ctx, started.ID)
-		if err == nil && status.State != pgengine.Completed {
-			err = fmt.Errorf("saga %s is %s: %v", status.ID, status.State, status.Cause)
-		}
-		return err
 	}
 	floor := func(ctx context.Context) error { return byHand(ctx, pool, o.Steps) }
 
 	for _, concurrency := range o.Concurrency {
-		r, err := pair(ctx, o, "saga", concurrency, ours, floor)
-		if err != nil {
-			return results, fmt.Errorf("bench saga, %d in flight: %w", concurrency, err)
+		for _, kind := range []struct {
+			name    string
+			version int
+		}{{"saga", single}, {"saga, fused", fused}} {
+			r, err := pair(ctx, o, kind.name, concurrency, ours(kind.version), floor)
+			if err != nil {
+				return results, fmt.Errorf("bench %s, %d in flight: %w", kind.name, concurrency, err)
+			}
+			results = append(results, r)
 		}
-		results = append(results, r)
 	}
 	return results, nil
 }

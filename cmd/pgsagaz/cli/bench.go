@@ -44,9 +44,9 @@ func (a *app) bench() *cobra.Command {
 					return err
 				}
 				return a.print(results, func(w io.Writer) {
-					rows := [][]string{{"in flight", "sagas/s", "p50 ms", "p99 ms", "floor/s", "p50 ms", "p99 ms", "ratio", "p50 ratio"}}
+					rows := [][]string{{"", "in flight", "sagas/s", "p50 ms", "p99 ms", "floor/s", "p50 ms", "p99 ms", "ratio", "p50 ratio"}}
 					for _, r := range results {
-						rows = append(rows, []string{strconv.Itoa(r.Concurrency),
+						rows = append(rows, []string{r.Name, strconv.Itoa(r.Concurrency),
 							figure(r.Engine.PerSecond), figure(r.Engine.P50), figure(r.Engine.P99),
 							figure(r.Floor.PerSecond), figure(r.Floor.P50), figure(r.Floor.P99), figure(r.Ratio), figure(r.LatencyRatio)})
 					}
