@@ -12,9 +12,10 @@ import (
 	"github.com/pgsagaz/pgsagaz/pgengine"
 )
 
-// Convoy is the input of a saga of all that waits: a signal that never comes, children, a sleep.
+// Convoy is the input of a saga of all that waits: a signal that never comes, children, a sleep. Its last steps, and all
+// of its children's, may share a transaction.
 //
-//	hold (Await) ─ parcels (Each) ─ nap (Sleep) ─ depart
+//	hold (Await) ─ parcels (Each) ─ nap (Sleep) ─ weigh ─ sign ─ depart
 type Convoy struct{ Fail bool }
 
 // SagaName is the saga's name.
@@ -45,8 +46,10 @@ func convoys() []pgengine.Definition {
 		Inputs: func(context.Context, pgengine.Call[Convoy]) ([]Parcel, error) { return make([]Parcel, parcels), nil },
 	}
 	nap := pgengine.Sleep[Convoy]{Name: "nap", After: pgengine.Steps[Convoy](each), For: 20 * time.Millisecond}
+	weigh := writes[Convoy]("weigh", nap)
+	sign := writes[Convoy]("sign", weigh)
 	depart := pgengine.TxStep[Convoy, int]{
-		Name: "depart", After: pgengine.Steps[Convoy](nap),
+		Name: "depart", After: pgengine.Steps[Convoy](sign),
 		Do: func(_ context.Context, _ pgx.Tx, c pgengine.Call[Convoy]) (int, error) {
 			if c.Input.Fail {
 				return 0, pgengine.Terminal(errors.New("the bridge is closed"))
@@ -54,20 +57,27 @@ func convoys() []pgengine.Definition {
 			return len(each.Result(c)), nil
 		},
 	}
-	load := pgengine.TxStep[Parcel, int]{
-		Name: "load", UndoRetry: undoQuickly,
-		Do: func(ctx context.Context, tx pgx.Tx, c pgengine.Call[Parcel]) (int, error) {
+	load := writes[Parcel]("load")
+	seal := writes[Parcel]("seal", load)
+	stamp := writes[Parcel]("stamp", seal)
+	return []pgengine.Definition{
+		pgengine.Saga[Convoy]{Version: 1, Output: depart, Fuse: true, Steps: pgengine.Steps[Convoy](hold, each, nap, weigh, sign, depart)},
+		pgengine.Saga[Parcel]{Version: 1, Output: load, Fuse: true, Steps: pgengine.Steps[Parcel](load, seal, stamp)},
+	}
+}
+
+// writes is a step that writes, and whose undo does.
+func writes[I pgengine.Input](name string, after ...pgengine.Step[I]) pgengine.TxStep[I, int] {
+	return pgengine.TxStep[I, int]{
+		Name: name, After: after, UndoRetry: undoQuickly,
+		Do: func(ctx context.Context, tx pgx.Tx, c pgengine.Call[I]) (int, error) {
 			_, err := tx.Exec(ctx, `INSERT INTO effect (saga, step, direction) VALUES ($1, $2, 'do')`, c.SagaID, c.Step)
 			return 1, err
 		},
-		Undo: func(ctx context.Context, tx pgx.Tx, c pgengine.Call[Parcel], _ int) error {
+		Undo: func(ctx context.Context, tx pgx.Tx, c pgengine.Call[I], _ int) error {
 			_, err := tx.Exec(ctx, `INSERT INTO effect (saga, step, direction) VALUES ($1, $2, 'undo')`, c.SagaID, c.Step)
 			return err
 		},
-	}
-	return []pgengine.Definition{
-		pgengine.Saga[Convoy]{Version: 1, Output: depart, Steps: pgengine.Steps[Convoy](hold, each, nap, depart)},
-		pgengine.Saga[Parcel]{Version: 1, Output: load, Steps: pgengine.Steps[Parcel](load)},
 	}
 }
 

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,9 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	modes(t, func(t *testing.T, jobPerStep bool) {
 		random := seeded(t)
 		for _, point := range failpoint.Points() {
+			if jobPerStep && strings.HasPrefix(point, "fuse.") {
+				continue // no two steps share a transaction then
+			}
 			// Each point is hit at least three times by the sagas below, by one worker that does not die.
 			hit := 1 + random.IntN(3)
 			t.Run(fmt.Sprintf("%s_%d", point, hit), func(t *testing.T) {

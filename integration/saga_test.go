@@ -63,7 +63,7 @@ var undoQuickly = pgengine.Retry{Initial: 20 * time.Millisecond, Max: 100 * time
 
 // steps that write rows in the transaction that records them, and those that call the outside.
 var (
-	writing = []string{"reserve", "charge", "pack", "note", "ship", "load"}
+	writing = []string{"reserve", "charge", "pack", "note", "ship", "load", "seal", "stamp", "weigh", "sign"}
 	calling = []string{"charge", "label", "tell"}
 )
 
