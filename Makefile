@@ -2,9 +2,10 @@
 
 GO       ?= go
 FUZZTIME ?= 30s
+SEED     ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: brokers help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
+.PHONY: brokers torture help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ brokers: ## tests of the broker adapters, against brokers that it installs and s
 	@dir=$$(mktemp -d); trap '.ci/brokers.sh down "$$dir"; rm -rf "$$dir"' EXIT; \
 		exports=$$(.ci/brokers.sh up "$$dir" kafka amqp redis) && eval "$$exports" && \
 		PGSAGAZ_TEST_BROKERS=required $(GO) test -count=1 ./outbox/... ./inbox/... ./internal/...
+
+torture: ## five minutes of all the harm there is, on a Postgres of its own; SEED=1 repeats the same
+	$(GO) test ./integration -count=1 -v -timeout 30m -run TestTorture -torture 5m -transfers 20000 -every 900ms -seed $(SEED)
 
 race: ## all tests with the race detector
 	$(GO) test -race -timeout 20m ./...

@@ -6,6 +6,7 @@
 //	saga_test.go      the saga that all tests run
 //	world_test.go     a database with that saga, its workers and the outside
 //	audit_test.go     what must hold when everything has ended, whatever happened before
+//	torture_test.go   a bank under all of that at once, and the proof that nothing was lost (transfer_test.go, wire_test.go)
 //	versions_test.go  two generations of workers, with two versions of one saga
 //
 // The crash tests, which kill a worker at every point where that could matter, need the build tag failpoint.

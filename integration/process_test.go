@@ -39,6 +39,8 @@ type workerOptions struct {
 	ID         string
 	URL        string // of the database
 	Outside    string // of the outside
+	Role       string // of a bank's process: worker, relay, or the consumer of that name; "": it is none
+	Wire       string // of a bank's broker
 	Generation int    // of a rollout's workers; 0: it works the other sagas
 	JobPerStep bool
 	Lease      time.Duration
@@ -69,6 +71,9 @@ func work(raw string) int {
 func runWorker(o workerOptions, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if o.Role != "" {
+		return runBank(ctx, o, log)
+	}
 	pool, err := pgxpool.New(ctx, o.URL)
 	if err != nil {
 		return err
