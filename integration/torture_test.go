@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/inbox/memorysub"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/localpg"
@@ -57,7 +58,7 @@ type torture struct {
 	random *rand.Rand
 	server *localpg.Server
 	proxy  *proxy
-	wire   *switchboard
+	log    *faultyLog
 
 	roles     []workerOptions
 	processes []*process
@@ -78,7 +79,7 @@ func newTorture(t *testing.T) *torture {
 	}
 	x := &torture{
 		world:  &world{t: t, url: server.URL(), outside: newOutside(t), ids: map[string]string{}, orders: map[string]Order{}, cancelled: map[string]bool{}},
-		random: seeded(t), server: server, proxy: newProxy(t, server.URL()), wire: newSwitchboard(t),
+		random: seeded(t), server: server, proxy: newProxy(t, server.URL()), log: &faultyLog{broker: memorysub.New(memorysub.Config{Partitions: 12})},
 		did: map[string]int{}, expects: map[string]bool{},
 	}
 	pooled, err := pgxpool.ParseConfig(server.URL())
@@ -102,8 +103,9 @@ func newTorture(t *testing.T) *torture {
 	if _, err := x.pool.Exec(t.Context(), `INSERT INTO account SELECT n, $2 FROM generate_series(0, $1 - 1) n`, tortureAccounts, accountCents); err != nil {
 		t.Fatal(err)
 	}
+	address := post{publisher: x.log, broker: x.log.broker, silence: 2 * time.Second}.listen(t)
 	for _, role := range []string{"worker", "worker", "relay", "relay", "mail", "mail", "books"} {
-		x.roles = append(x.roles, workerOptions{Role: role, URL: x.proxy.url, Wire: x.wire.url, Lease: time.Second, Grace: 500 * time.Millisecond})
+		x.roles = append(x.roles, workerOptions{Role: role, URL: x.proxy.url, Post: address, Lease: time.Second, Grace: 500 * time.Millisecond})
 	}
 	x.roles[1].JobPerStep = true
 	for _, role := range x.roles {
@@ -144,8 +146,8 @@ func (x *torture) do(h harm) (end func()) {
 	case "terminate":
 		_, _ = x.pool.Exec(x.t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	case "trouble":
-		x.wire.trouble.Store(50)
-		return func() { x.wire.trouble.Store(0) }
+		x.log.trouble.Store(50)
+		return func() { x.log.trouble.Store(0) }
 	case "crash":
 		crash(x.t, x.server)
 	case "cancel":
@@ -257,7 +259,7 @@ func TestTorture(t *testing.T) {
 	x.settle()
 	x.check()
 	t.Logf("%d faults %v, %d processes replaced, %d connections cut, %d calls of the broker failed; %d sagas, %d events, %d arrivals",
-		len(harms), x.did, x.deaths, x.proxy.cuts.Load(), x.wire.failed, len(x.sagas), x.one(`SELECT count(*) FROM said`), len(x.wire.arrived()))
+		len(harms), x.did, x.deaths, x.proxy.cuts.Load(), x.log.failed, len(x.sagas), x.one(`SELECT count(*) FROM said`), len(x.log.arrived()))
 }
 
 func (x *torture) one(question string) (n int) {
@@ -352,7 +354,7 @@ func (x *torture) checkLog() {
 	}
 	missing, last := maps.Clone(said), map[string]int64{}
 	wrong := 0
-	for i, e := range x.wire.arrived() {
+	for i, e := range x.log.arrived() {
 		id := e.ID.String()
 		p, ok := said[id]
 		if !ok {

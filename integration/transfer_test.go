@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/rpc"
 	"time"
 
 	"github.com/google/uuid"
@@ -161,13 +162,21 @@ func runBank(ctx context.Context, o workerOptions, log *slog.Logger) error {
 		}
 		return worker.Run(ctx)
 	case "relay":
-		relay, err := outbox.NewRelay(pool, newLine(o.Wire, ""), outbox.Config{Name: o.ID, Lease: o.Lease, PublishTimeout: 2 * time.Second, RotateRows: 5000, RotateEvery: 2 * time.Second, Logger: log})
+		client, err := rpc.Dial("tcp", o.Post)
+		if err != nil {
+			return err
+		}
+		relay, err := outbox.NewRelay(pool, postPublisher{client}, outbox.Config{Name: o.ID, Lease: o.Lease, PublishTimeout: 2 * time.Second, RotateRows: 5000, RotateEvery: 2 * time.Second, Logger: log})
 		if err != nil {
 			return err
 		}
 		return relay.Run(ctx)
 	}
-	consumer, err := inbox.NewConsumer(pool, newLine(o.Wire, o.Role), func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+	source, err := joinPost(o.Post, o.Role)
+	if err != nil {
+		return err
+	}
+	consumer, err := inbox.NewConsumer(pool, source, func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
 		_, err := tx.Exec(ctx, `INSERT INTO ledger SELECT $1, $2, $3, ($4::json ->> 'N')::bigint`, o.Role, m.ID, m.Key, string(m.Payload))
 		return err
 	}, inbox.Config{Name: o.Role, Workers: 2, Batch: 50, MaxAttempts: 1000, Backoff: inbox.Backoff{Initial: 10 * time.Millisecond, Max: 200 * time.Millisecond}, Grace: o.Grace, Logger: log})

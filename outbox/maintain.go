@@ -5,9 +5,10 @@ import (
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
-// maintain moves messages that fall due, rotates slots, keeps the archive and counts against the limit,
+// maintain moves messages that fall due and those whose writers did not publish them, rotates slots, keeps the archive and counts against the limit,
 // until ctx ends. Every relay does; the database lets one at a time.
 func (r *Relay) maintain(ctx context.Context) {
 	tick := time.NewTicker(maintainTick)
@@ -38,14 +39,29 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 		return err
 	}
 	if moved > 0 {
+		failpoint.Hit("outbox.due.after")
 		r.wake()
 	}
 	if n%5 != 0 {
 		return nil
 	}
+	var emptied bool
+	if err := r.own.QueryRow(ctx, sql.OutboxDirectTend, 1000, directTurn, directBytes).Scan(&moved, &emptied); err != nil {
+		return err
+	}
+	if moved > 0 {
+		failpoint.Hit("outbox.direct.moved")
+		r.wake()
+	}
 	var rotated, truncated bool
 	if err := r.own.QueryRow(ctx, sql.OutboxRotate, r.cfg.RotateRows, r.cfg.RotateEvery, r.cfg.Archive > 0).Scan(&rotated, &truncated); err != nil {
 		return err
+	}
+	if rotated {
+		failpoint.Hit("outbox.rotate.rotated")
+	}
+	if truncated {
+		failpoint.Hit("outbox.rotate.truncated")
 	}
 	statement, args := sql.OutboxPressureOff, []any(nil)
 	if r.cfg.MaxPending > 0 {

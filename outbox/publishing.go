@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // dispatch begins a call for every lane that can have one, and says how long until another can.
@@ -40,7 +42,9 @@ func (l *loop) call(x *lane, batch []*item) {
 	l.calls.Go(func() {
 		ctx, cancel := context.WithTimeout(l.calling, timeout)
 		defer cancel()
+		failpoint.Hit("outbox.publish.before")
 		errs := l.r.publisher.Publish(ctx, events)
+		failpoint.Hit("outbox.publish.after")
 		l.answers <- answer{lane: x, errs: errs, eager: eager, begun: begun, late: ctx.Err() != nil}
 	})
 }
@@ -118,23 +122,8 @@ func (l *loop) answered(a answer) {
 
 // optimistic counts an event's first attempt, if a wake caused it.
 func (l *loop) optimistic(it *item, err error, late bool, now time.Time) {
-	if !it.eager {
-		return
-	}
-	it.eager = false
-	m := l.r.metrics
-	m.attempts.Inc()
-	switch {
-	case err == nil:
-		m.success.Inc()
-		m.latency.Observe(seconds(now.Sub(it.readAt) + it.age))
-	case errors.As(err, new(*RejectedError)):
-		m.failures.WithLabelValues("rejected").Inc()
-	case errors.Is(err, ErrHeld):
-		m.failures.WithLabelValues("held").Inc()
-	case late:
-		m.failures.WithLabelValues("timeout").Inc()
-	default:
-		m.failures.WithLabelValues("broker").Inc()
+	if it.eager {
+		it.eager = false
+		l.r.metrics.optimistic(err, late, now.Sub(it.readAt)+it.age)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // reading reads the next page of every span.
@@ -23,7 +25,17 @@ func (l *loop) reading(now time.Time) op {
 	l.woken = false
 	l.nextRead = now.Add(time.Hour) // apply says when; a wake meanwhile says sooner
 	return func(ctx context.Context, s *session) (func(), error) {
+		if idle && !woken {
+			if same, err := s.unchanged(ctx, wants); err != nil || same {
+				return func() {
+					l.readEnd = time.Now()
+					l.paceReads(0, woken, idle)
+				}, err
+			}
+		}
+		failpoint.Hit("outbox.read.before")
 		f, err := s.read(ctx, wants, limit)
+		failpoint.Hit("outbox.read.after")
 		took := time.Since(now)
 		return func() {
 			l.lastRead, l.readEnd = took, time.Now()
