@@ -184,6 +184,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		background.Go(func() error { return a.run(lasting) })
 	}
 
+	// Not lasting: a worker that stops starts nothing more.
+	starts := scheduler{engine: w.engine, log: w.log, every: w.cfg.Sweep}
+	background.Go(func() error { return starts.run(ctx) })
+
 	if err := w.startRiver(ctx, client); err != nil {
 		end()
 		return errors.Join(background.Wait(), ignoreEnd(ctx, err))

@@ -37,7 +37,8 @@
 // came of it, fail.go what did not, late.go what came too late; control.go asks, obey.go applies what was asked,
 // halt.go cuts steps off. locked.go reads under the lock; transient.go tells the database's trouble from a failure.
 // outline.go tells what a definition will do without running it: matrix.go its faults, by rehearsals of plan
-// (rehearsal.go, skeleton.go). docs/semantics.md lists every state and every way between them.
+// (rehearsal.go, skeleton.go). schedule.go starts sagas by the clock: cron.go knows the slots, fire.go starts what is due.
+// docs/semantics.md lists every state and every way between them.
 //
 // # Why it is so
 //
@@ -62,6 +63,8 @@
 //     step that is about to wait. Either sees the other, and no wake-up is lost.
 //   - A When is asked by the lane that has come to its step, not by the commit before it: it may fail, panic and
 //     take its time, and none of that happens under a lock. A skipped step costs a commit.
+//   - Schedules have no leader. The slot is the fence: a schedule's sagas are started, and its next slot is written, in
+//     one transaction under its row's lock, and the sagas' start keys are made of the slot.
 //   - No transaction locks two sagas. A child is started by inserting it; it tells its parent of its end, and
 //     is told to turn back, by commands.
 //   - A pivot in doubt is never undone by guess: it is repeated with its key, looked up, or left to an operator,

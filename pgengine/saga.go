@@ -47,8 +47,9 @@ type Definition interface{ definition() (*graph, []error) }
 func Steps[I Input](steps ...Step[I]) []Step[I] { return steps }
 
 var (
-	sagaNameRule = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,62}$`)
-	stepNameRule = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,62}$`)
+	sagaNameRule     = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,62}$`)
+	stepNameRule     = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,62}$`)
+	scheduleNameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,99}$`)
 	// River's own rule for queue names, so that a mistake shows at New and not at the first job.
 	queueNameRule = regexp.MustCompile(`^[a-z0-9]+([_-]?[a-z0-9]+)*$`)
 )

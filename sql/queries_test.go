@@ -99,7 +99,7 @@ func TestEveryStatementPrepares(t *testing.T) {
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
 SELECT pgsagaz.archive_partition((now() AT TIME ZONE 'UTC')::date);
-TRUNCATE pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
+TRUNCATE pgsagaz.schedule, pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
 	pgsagaz.outbox, pgsagaz.outbox_stuck, pgsagaz.outbox_dead, pgsagaz.outbox_bucket, pgsagaz.outbox_cursor;
 INSERT INTO pgsagaz.outbox_cursor (id, prev) OVERRIDING SYSTEM VALUE VALUES (1, '3:3:');
 INSERT INTO pgsagaz.outbox_bucket (bucket, cursor_id) SELECT g, 1 FROM generate_series(0, 255) g;
@@ -141,8 +141,18 @@ func TestChecks(t *testing.T) {
 			        SELECT id, name, version, state, tags, input, created_at, ended_at, '[]', '[]', '[]', '[]' FROM pgsagaz.saga WHERE id = $1`,
 		},
 		{
+			rule: "schedule_slot_again",
+			plant: `INSERT INTO pgsagaz.schedule (name, cron, zone, saga, input, tags, catch_up, most, grace, last_at, next_at)
+			        VALUES ('hourly', '@hourly', 'UTC', 'order', '{}', '{}', 'skip', 1, '1 minute', now(), now())`,
+		},
+		{
 			rule: "child_half_started", saga: "1", step: "b",
 			plant: `INSERT INTO pgsagaz.child (parent_id, step, item, name, input, state) VALUES ($1, 'b', 0, 'order', '{}', 'running')`,
+		},
+		{
+			rule: "schedule_slot_again",
+			plant: `INSERT INTO pgsagaz.schedule (name, cron, zone, saga, input, tags, catch_up, most, grace, last_at, next_at)
+			        VALUES ('hourly', '@hourly', 'UTC', 'order', '{}', '{}', 'skip', 1, '1 minute', now(), now())`,
 		},
 		{
 			rule: "child_half_started", saga: "1", step: "b",

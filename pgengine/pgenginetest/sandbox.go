@@ -84,14 +84,14 @@ func (s *Sandbox) Get(id string) pgengine.Status {
 	return status
 }
 
-// Advance puts the clock forward.
+// Advance puts the clock forward. The next Settle or Run starts what schedules say for the time that has passed.
 func (s *Sandbox) Advance(d time.Duration) {
 	s.t.Helper()
 	s.exec(sql.KitAdvance, d.Seconds())
 }
 
 // Run works until nothing is left to do: all sagas have ended, are stuck, or wait for a signal without end. Where
-// all wait for a time, the clock is put forward to it.
+// all wait for a time, the clock is put forward to it; not for a schedule, which would never end: see [Sandbox.Advance].
 func (s *Sandbox) Run() {
 	s.t.Helper()
 	for range sandboxJobs {
@@ -176,6 +176,9 @@ func (s *Sandbox) sweep() {
 	s.exec(sql.SweepDeadlines)
 	s.exec(sql.SweepHints)
 	s.exec(sql.SweepLost)
+	if _, _, err := s.Engine.RunSchedules(s.t.Context()); err != nil {
+		s.t.Fatalf("pgenginetest: %v", err)
+	}
 }
 
 // forward puts the clock forward to what falls due next. False: nothing does.

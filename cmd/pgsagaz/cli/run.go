@@ -100,7 +100,7 @@ func (a *app) root() *cobra.Command {
 	})
 	a.cfg.bind(root.PersistentFlags(), "database-url", "json", "log-level", "log-format")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.cfg.complete(cmd.Flags(), a.Getenv) }
-	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.outbox(), a.inbox(), a.check(), a.bench(), a.version())
+	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.check(), a.bench(), a.version())
 	if a.Demo {
 		root.AddCommand(a.demo())
 	}

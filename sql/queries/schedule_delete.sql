@@ -1,0 +1,1 @@
+DELETE FROM pgsagaz.schedule WHERE name = $1

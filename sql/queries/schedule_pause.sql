@@ -1,0 +1,1 @@
+UPDATE pgsagaz.schedule SET paused_at = coalesce(paused_at, pgsagaz.now()) WHERE name = $1
