@@ -70,12 +70,6 @@ func (p play) restart(id string, from ...string) (s pgengine.Started) {
 	return s
 }
 
-// settleDown works off all there is to do now, timers but not: those wait for Advance.
-func (p play) settleDown() {
-	for p.Work() { //nolint:revive // it works off what there is
-	}
-}
-
 // audited compares what the audit says of a saga: verb, step and answer of each entry.
 func (p play) audited(id string, want ...string) []pgengine.AuditEntry {
 	p.t.Helper()
@@ -107,7 +101,7 @@ func TestPause(t *testing.T) {
 			hold := func(pgengine.Call[fault]) error {
 				if p.Get(id).PausedAt == nil {
 					p.pause(id)
-					p.settleDown() // another worker obeys it while this step is at work
+					p.Settle() // another worker obeys it while this step is at work
 				}
 				return nil
 			}
@@ -118,9 +112,9 @@ func TestPause(t *testing.T) {
 			z := c.does("z", nil, b)
 			p = newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b, z)}, c)
 			id = p.Start(fault{})
-			p.settleDown()
+			p.Settle()
 			p.Advance(time.Hour)
-			p.settleDown()
+			p.Settle()
 			s := p.Get(id)
 			if s.State != pgengine.Running || s.PausedAt == nil || len(s.Steps) != 2 {
 				t.Fatalf("paused: %+v", s)
@@ -134,7 +128,7 @@ func TestPause(t *testing.T) {
 				t.Errorf("%d paused sagas are listed", n)
 			}
 			p.pause(id) // once more changes nothing
-			p.settleDown()
+			p.Settle()
 			p.resume(id)
 			p.resume(id)
 			p.Run()
@@ -158,9 +152,9 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(c.does("a", nil), c.does("b", nil))}, c)
 		id := p.Start(fault{})
 		execute(t, p.Engine.Pool(), `UPDATE pgsagaz.saga SET paused_at = pgsagaz.now()`) // as if it were obeyed first
-		p.settleDown()
+		p.Settle()
 		p.Advance(time.Minute)
-		p.settleDown()
+		p.Settle()
 		p.want(id, pgengine.Running, "")
 		p.resume(id)
 		p.Run()
@@ -174,11 +168,11 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		a.Retry = seldom
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a)}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.pause(id)
-		p.settleDown()
+		p.Settle()
 		p.Advance(time.Hour)
-		p.settleDown()
+		p.Settle()
 		p.want(id, pgengine.Running, "a")
 		p.resume(id)
 		p.Run()
@@ -189,11 +183,11 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		w, by := c.approved("w")
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(w, by)}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.pause(id)
-		p.settleDown()
+		p.Settle()
 		p.signal(id, approval{"Ann"})
-		p.settleDown()
+		p.Settle()
 		if s := p.Get(id); s.State != pgengine.Running || len(s.Signals) != 1 || s.Signals[0].Step != "" {
 			t.Errorf("paused: %+v", s)
 		}
@@ -211,7 +205,7 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		for len(p.Get(id).Children) == 0 && p.Work() { //nolint:revive // until the child has started
 		}
 		p.pause(id)
-		p.settleDown()
+		p.Settle()
 		s := p.Get(id)
 		if s.State != pgengine.Running || s.Children[0].State != pgengine.Completed || has(s, "trip", pgengine.Do, "done") {
 			t.Errorf("paused: %+v", s)
@@ -228,10 +222,10 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		w, by := c.approved("w", a)
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, w, by)}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.pause(id)
 		p.cancel(id)
-		p.settleDown()
+		p.Settle()
 		s := p.want(id, pgengine.Compensating, "a")
 		if s.PausedAt == nil {
 			t.Error("a cancel has resumed it")
@@ -246,11 +240,11 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		w, by := c.approved("w", a)
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, w, by), Timeout: time.Hour}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.pause(id)
-		p.settleDown()
+		p.Settle()
 		p.Advance(2 * time.Hour)
-		p.settleDown()
+		p.Settle()
 		if s := p.want(id, pgengine.Compensating, "a"); s.Cause.Kind != pgengine.CauseDeadline {
 			t.Errorf("cause %v", s.Cause)
 		}
@@ -262,10 +256,10 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		c := &calls{}
 		var p play
 		var id string
-		a := c.does("a", func(faultCall) error { p.pause(id); p.settleDown(); return nil })
+		a := c.does("a", func(faultCall) error { p.pause(id); p.Settle(); return nil })
 		p = newPlay(t, pgengine.Saga[fault]{Steps: steps(a)}, c)
 		id = p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		if s := p.want(id, pgengine.Completed, "a"); s.PausedAt != nil {
 			t.Error("it has ended, and is paused")
 		}
@@ -275,10 +269,10 @@ func TestWhatComesToAPausedSaga(t *testing.T) {
 		var p play
 		var id string
 		a := c.does("a", nil)
-		b := c.does("b", func(faultCall) error { p.pause(id); p.settleDown(); return pgengine.Terminal(errNo) }, a)
+		b := c.does("b", func(faultCall) error { p.pause(id); p.Settle(); return pgengine.Terminal(errNo) }, a)
 		p = newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b)}, c)
 		id = p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.want(id, pgengine.Compensating, "a b")
 		p.resume(id)
 		p.Run()
@@ -296,7 +290,7 @@ func TestAbandon(t *testing.T) {
 		w, by := c.approved("w", a, b)
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b, w, by)}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.abandon(id)
 		p.Run()
 		s := p.want(id, pgengine.Compensated, "a b")
@@ -315,7 +309,7 @@ func TestAbandon(t *testing.T) {
 		var p play
 		var id string
 		a := c.does("a", nil)
-		b := c.does("b", func(faultCall) error { p.abandon(id); p.settleDown(); return nil }, a)
+		b := c.does("b", func(faultCall) error { p.abandon(id); p.Settle(); return nil }, a)
 		p = newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b, c.does("z", nil, b))}, c)
 		id = p.Start(fault{})
 		p.Run()
@@ -333,7 +327,7 @@ func TestAbandon(t *testing.T) {
 		slow.Undo = func(context.Context, faultCall, string) error { return errNo }
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, bad, slow, c.does("z", refuse, bad, slow))}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		if s := p.Get(id); s.State != pgengine.Compensating || !has(s, "bad", pgengine.Undo, "stuck") || !has(s, "slow", pgengine.Undo, "waiting") {
 			t.Fatalf("%+v", s)
 		}
@@ -353,7 +347,7 @@ func TestAbandon(t *testing.T) {
 		var id string
 		a := c.does("a", nil)
 		b := c.does("b", nil, a)
-		b.Undo = func(context.Context, faultCall, string) error { p.abandon(id); p.settleDown(); return errNo }
+		b.Undo = func(context.Context, faultCall, string) error { p.abandon(id); p.Settle(); return errNo }
 		p = newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b, c.does("z", refuse, b))}, c)
 		id = p.Start(fault{})
 		p.Run()
@@ -371,10 +365,10 @@ func TestAbandon(t *testing.T) {
 		w, by := c.approved("w", a)
 		p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, w, by)}, c)
 		id := p.Start(fault{})
-		p.settleDown()
+		p.Settle()
 		p.abandon(id)
 		p.cancel(id)
-		p.settleDown()
+		p.Settle()
 		if s := p.Get(id); s.State != pgengine.Running {
 			t.Errorf("%+v", s)
 		}
@@ -393,19 +387,19 @@ func TestRetryOfWhatWaits(t *testing.T) {
 	w, by := c.approved("w")
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, b, w, by)}, c)
 	id := p.Start(fault{})
-	p.settleDown()
+	p.Settle()
 	p.retryStep(id, "a")
-	p.settleDown()
+	p.Settle()
 	s := p.Get(id)
 	p.has(s, "a", pgengine.Do, "done")
 	p.has(s, "b", pgengine.Do, "waiting")
 	p.retry(id)
-	p.settleDown()
+	p.Settle()
 	p.retry(id)
-	p.settleDown()
+	p.Settle()
 	p.has(p.Get(id), "b", pgengine.Do, "done")
 	p.retry(id)
-	p.settleDown()
+	p.Settle()
 	for step, said := range map[string]string{"w": "it waits for a signal", "a": "has ended", "none": "no such step"} {
 		err := p.refused(func(ctx context.Context, tx pgx.Tx) error { return p.Engine.RetryStep(ctx, tx, id, step, ann) })
 		if !errors.Is(err, pgengine.ErrNotParked) || !strings.Contains(err.Error(), said) {
@@ -449,7 +443,7 @@ func testSkipOfAStep(t *testing.T) {
 	}
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, must, may, doubt, nap)}, c)
 	id := p.Start(fault{})
-	p.settleDown()
+	p.Settle()
 	for step, said := range map[string]string{
 		"must": "later steps count on its result", "doubt": "an attempt may have had its effect", "a": "has ended", "none": "no such step",
 	} {
@@ -461,7 +455,7 @@ func testSkipOfAStep(t *testing.T) {
 	p.skip(id, "may")
 	p.skip(id, "nap")
 	p.skip(id, "may") // as nobody has obeyed yet
-	p.settleDown()
+	p.Settle()
 	s := p.Get(id)
 	p.has(s, "may", pgengine.Do, "skipped")
 	p.has(s, "nap", pgengine.Do, "skipped")
@@ -480,10 +474,10 @@ func testSkipOfAnUndo(t *testing.T) {
 	y.Undo, y.UndoRetry = never, seldom
 	q := newPlay(t, pgengine.Saga[fault]{Steps: steps(x, y, c.does("z", refuse, y))}, c)
 	id := q.Start(fault{})
-	q.settleDown()
+	q.Settle()
 	q.has(q.Get(id), "y", pgengine.Undo, "waiting")
 	q.skip(id, "y")
-	q.settleDown()
+	q.Settle()
 	q.has(q.Get(id), "x", pgengine.Undo, "stuck")
 	q.skip(id, "x")
 	q.Run()
@@ -502,7 +496,7 @@ func TestTwoOperators(t *testing.T) {
 	a.Undo, a.UndoRetry, a.ManualUndo = nil, pgengine.Retry{}, true
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, c.does("z", refuse, a))}, c)
 	id := p.Start(fault{})
-	p.settleDown()
+	p.Settle()
 	if s := p.Get(id); s.State != pgengine.Stuck {
 		t.Fatalf("%+v", s)
 	}
@@ -643,9 +637,9 @@ func TestRestartOfWhatWasAbandoned(t *testing.T) {
 	b.Retry = seldom
 	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, trip, b)}, c, legs(c))
 	id := p.Start(fault{})
-	p.settleDown()
+	p.Settle()
 	p.abandon(id)
-	p.settleDown()
+	p.Settle()
 	s := p.Get(id)
 	if s.State != pgengine.Compensated {
 		t.Fatalf("%+v", s)

@@ -252,7 +252,7 @@ func answerTo(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By
 			return entry, err
 		}
 		for _, x := range all { // the newest is ours
-			if (by.Actor == "" || x.Actor == by.Actor) && x.Reason == by.Reason {
+			if (x.Verb == out.Command || x.Verb == "abandon" && out.Command == "cancel") && (by.Actor == "" || x.Actor == by.Actor) && x.Reason == by.Reason {
 				entry = x
 			}
 		}
