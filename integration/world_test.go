@@ -168,7 +168,9 @@ func allKinds() []Order {
 func (w *world) cancel(id string) {
 	w.t.Helper()
 	eventually(w.t, patience, "cancel", func() bool {
-		err := pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error { return w.engine.Cancel(w.t.Context(), tx, id, "a test says so") })
+		err := pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error {
+			return w.engine.Cancel(w.t.Context(), tx, id, pgengine.By{Reason: "a test says so"})
+		})
 		return err == nil || errors.Is(err, pgengine.ErrEnded)
 	})
 	w.mu.Lock()

@@ -94,7 +94,7 @@ func TestArchive(t *testing.T) {
 		if s, err := p.Engine.Wait(t.Context(), id); err != nil || s.State != was.State || s.Steps != nil {
 			t.Errorf("Wait: %+v, %v", s, err)
 		}
-		if err := pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Cancel(t.Context(), tx, id, "") }); !errors.Is(err, pgengine.ErrEnded) {
+		if err := pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Cancel(t.Context(), tx, id, pgengine.By{}) }); !errors.Is(err, pgengine.ErrEnded) {
 			t.Errorf("Cancel: %v", err)
 		}
 	}

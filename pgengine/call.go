@@ -31,8 +31,15 @@ func (c Call[I]) Key() string {
 	return key
 }
 
-// DoKey names the effect of this step's Do, inside Do, Lookup and Undo alike.
-func (c Call[I]) DoKey() string { return c.SagaID + "/" + c.Step }
+// DoKey names the effect of this step's Do, inside Do, Lookup and Undo alike. That of a step which was taken over from
+// another saga ([Engine.Restart]) keeps the name it was given there.
+func (c Call[I]) DoKey() string {
+	saga := c.SagaID
+	if c.c != nil && c.c.origins[c.Step] != "" {
+		saga = c.c.origins[c.Step]
+	}
+	return saga + "/" + c.Step
+}
 
 // InDoubt is true in an Undo whose Do may or may not have happened, with no way to learn which: there is
 // no result, and the other side must be asked by [Call.DoKey].
@@ -53,6 +60,7 @@ type Cause struct {
 	Error  string    `json:"error,omitempty"`  // and its last error
 	Reason string    `json:"reason,omitempty"` // what a canceller said
 	At     time.Time `json:"at,omitzero"`
+	NoUndo bool      `json:"no_undo,omitempty"` // an operator has ended it without undoing, or has ended its undoing
 }
 
 // CauseKind says what turned a saga back.
@@ -67,6 +75,14 @@ const (
 )
 
 func (c Cause) String() string {
+	s := c.because()
+	if c.NoUndo {
+		s += " (an operator ended it without undoing)"
+	}
+	return s
+}
+
+func (c Cause) because() string {
 	switch c.Kind {
 	case CauseStep:
 		return fmt.Sprintf("step %s failed: %s", c.Step, c.Error)
@@ -92,6 +108,7 @@ type call struct {
 	inDoubt      bool
 	cause        Cause
 	maxBytes     int
+	origins      map[string]string // of steps that were taken over: the saga they are of
 }
 
 // Result is what this step returned, in a call of a step that comes after it. It panics in any other

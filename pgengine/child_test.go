@@ -302,7 +302,7 @@ func TestFamiliesUnderLoad(t *testing.T) {
 			ids[i] = start(t, x, fault{Note: []string{"", "fail"}[i%2]}, nil).ID
 		}
 		for i := 0; i < families; i += 4 {
-			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return x.Cancel(t.Context(), tx, ids[i], "") })
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return x.Cancel(t.Context(), tx, ids[i], pgengine.By{}) })
 			if err != nil && !errors.Is(err, pgengine.ErrEnded) {
 				t.Fatal(err)
 			}

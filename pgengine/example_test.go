@@ -79,7 +79,7 @@ func ExampleEngine_Cancel() {
 	var engine *pgengine.Engine // of pgengine.New
 	withdraw := func(ctx context.Context, saga string) error {
 		err := pgx.BeginFunc(ctx, engine.Pool(), func(tx pgx.Tx) error {
-			return engine.Cancel(ctx, tx, saga, "the customer has changed her mind")
+			return engine.Cancel(ctx, tx, saga, pgengine.By{Actor: "ann@example.com", Reason: "the customer has changed her mind"})
 		})
 		if errors.Is(err, pgengine.ErrEnded) {
 			return errors.New("too late: the parcel is on its way")

@@ -525,7 +525,7 @@ func TestStuck(t *testing.T) {
 			if r.log.with("ERROR", "needs an operator", "saga=fault", "saga_id="+id, "step=first") != 1 {
 				t.Error("nobody calls the operator")
 			}
-			if err := sql.InTx(t.Context(), r.pool, func(tx pgx.Tx) error { return e.Retry(t.Context(), tx, id, "mended") }); err != nil {
+			if err := sql.InTx(t.Context(), r.pool, func(tx pgx.Tx) error { return e.Retry(t.Context(), tx, id, pgengine.By{Reason: "mended"}) }); err != nil {
 				t.Fatal(err)
 			}
 			seen(t, e, id, func(s pgengine.Status) bool { return s.State == pgengine.Compensated })

@@ -32,10 +32,12 @@ type lane struct {
 	input       json.RawMessage
 	results     map[string]json.RawMessage // what is known in this process of the steps that are done
 	doubts      map[string]bool            // steps whose Do is in doubt
+	origins     map[string]string          // of steps that were taken over from another saga: which
 	cause       Cause
 	deadline    time.Time // of the saga, by the database's clock; zero: none
 	isChild     bool      // the saga has a parent, which is told of its end
 	halt        *halt     // how others stop what it is doing
+	paused      bool      // its saga was paused while it was at this step
 
 	alone bool // its steps share no transaction, since some that did could not be committed
 
@@ -101,7 +103,7 @@ func (l *lane) move(t task) {
 func (l *lane) begin(t task) {
 	l.at = t
 	l.attempt, l.crashes, l.inDoubt, l.lastErr, l.refused = 0, 0, false, "", 0
-	l.waits, l.waited = "", false
+	l.waits, l.waited, l.paused = "", false, false
 	l.steps++
 }
 
@@ -122,7 +124,7 @@ func (l *lane) lightFooted() bool {
 func (l *lane) call() *call {
 	return &call{
 		sagaID: l.sagaID, step: l.node().name, direction: l.at.direction, generation: l.at.generation,
-		attempt: l.attempt + 1, input: l.input, results: l.results, g: l.g, cause: l.cause,
+		attempt: l.attempt + 1, input: l.input, results: l.results, g: l.g, cause: l.cause, origins: l.origins,
 	}
 }
 

@@ -36,13 +36,14 @@ type stepRow struct {
 	token      int64
 	result     json.RawMessage
 	err        string
+	origin     string // the saga that it was taken over from; "": it is this one's
 }
 
 func scanSteps(rows pgx.Rows) ([]stepRow, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (stepRow, error) {
 		var r stepRow
 		var result []byte
-		err := row.Scan(&r.step, &r.direction, &r.generation, &r.outcome, &r.inDoubt, &r.token, &result, &r.err)
+		err := row.Scan(&r.step, &r.direction, &r.generation, &r.outcome, &r.inDoubt, &r.token, &result, &r.err, &r.origin)
 		r.result = result
 		return r, err
 	})
@@ -56,7 +57,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 	var cause []byte
 	err := tx.pipeline(ctx, func(b *pgx.Batch) {
 		b.Queue(sql.SagaLock, sagaID).QueryRow(func(row pgx.Row) error {
-			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild)
+			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild, &s.paused)
 		})
 		b.Queue(sql.StepList, sagaID).Query(func(rows pgx.Rows) (err error) {
 			s.rows, err = scanSteps(rows)
@@ -66,7 +67,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 			s.all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (lockedLane, error) {
 				var l lockedLane
 				var step string
-				err := row.Scan(&l.id, &step, &l.direction, &l.generation, &l.held, &l.token, &l.parked, &l.inDoubt)
+				err := row.Scan(&l.id, &step, &l.direction, &l.generation, &l.held, &l.token, &l.parked, &l.inDoubt, &l.waits)
 				l.node = -1
 				if err == nil && step != "" {
 					var ok bool
@@ -88,6 +89,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 	if err := json.Unmarshal(cause, &s.cause); err != nil {
 		return nil, fmt.Errorf("saga %s: its cause does not read: %w", sagaID, err)
 	}
+	s.noUndo = s.cause.NoUndo
 	s.steps = make([]known, len(g.nodes))
 	for _, r := range s.rows {
 		if i, ok := g.index[r.step]; ok {

@@ -259,7 +259,7 @@ func (m *matrixTrial) answers(id string, g pgengine.Graph, outcome pgengine.Outc
 					r.Result = json.RawMessage(`{}`)
 				}
 			}
-			m.Tx(func(tx pgx.Tx) error { return m.Engine.Resolve(m.t.Context(), tx, id, t.Step, r) })
+			m.Tx(func(tx pgx.Tx) error { return m.Engine.Resolve(m.t.Context(), tx, id, t.Step, r, pgengine.By{}) })
 		}
 		m.Run()
 	}

@@ -358,7 +358,7 @@ func (m modelSaga) normalise() {
 func (w *modelWorld) operate(status pgengine.Status) error {
 	resolve := func(step string, r pgengine.Resolution) error {
 		return pgx.BeginFunc(context.Background(), w.pool, func(tx pgx.Tx) error {
-			return w.sandbox.Engine.Resolve(context.Background(), tx, w.id, step, r)
+			return w.sandbox.Engine.Resolve(context.Background(), tx, w.id, step, r, pgengine.By{})
 		})
 	}
 	again := false
@@ -392,7 +392,7 @@ func (w *modelWorld) operate(status pgengine.Status) error {
 	}
 	if again {
 		return pgx.BeginFunc(context.Background(), w.pool, func(tx pgx.Tx) error {
-			return w.sandbox.Engine.Retry(context.Background(), tx, w.id, "")
+			return w.sandbox.Engine.Retry(context.Background(), tx, w.id, pgengine.By{})
 		})
 	}
 	return nil
@@ -447,7 +447,7 @@ func (w *modelWorld) live(rt *rapid.T, cancelAt int, cancelled *bool) pgengine.S
 		}
 		if turn == cancelAt {
 			*cancelled = true
-			tx(func(tx pgx.Tx) error { return w.sandbox.Engine.Cancel(context.Background(), tx, w.id, "") })
+			tx(func(tx pgx.Tx) error { return w.sandbox.Engine.Cancel(context.Background(), tx, w.id, pgengine.By{}) })
 		}
 		status := w.sandbox.Get(w.id)
 		wants := slices.ContainsFunc(status.Steps, func(r pgengine.StepStatus) bool {

@@ -77,7 +77,7 @@ func TestPastThePivotAnOperatorIsAsked(t *testing.T) {
 	broken = true
 	id = p.Start(fault{})
 	p.Run()
-	p.resolve(id, "b", pgengine.Resolution{Outcome: pgengine.OutcomeDone, Result: []byte(`"by hand"`), Reason: "called them"})
+	p.resolve(id, "b", pgengine.Resolution{Outcome: pgengine.OutcomeDone, Result: []byte(`"by hand"`)}, "called them")
 	p.Run()
 	if s = p.Get(id); s.State != pgengine.Completed || string(s.Output) != `"by hand"` {
 		t.Errorf("%s, output %s", s.State, s.Output)
@@ -221,7 +221,7 @@ func TestCancelWaitsForThePivot(t *testing.T) {
 	workWith(t, e, jobs.Config{})
 	id := start(t, e, fault{}, nil).ID
 	<-begun
-	if err := pgx.BeginFunc(t.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Cancel(t.Context(), tx, id, "") }); err != nil {
+	if err := pgx.BeginFunc(t.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Cancel(t.Context(), tx, id, pgengine.By{}) }); err != nil {
 		t.Fatal(err)
 	}
 	until(t, func() bool { s, _ := e.Get(t.Context(), id); return s.State == pgengine.Failing })

@@ -57,6 +57,7 @@ type laneAt struct {
 	held       bool // a worker drives it; otherwise it waits
 	parked     bool // it waits for an operator
 	inDoubt    bool // something was begun outside, and nobody knows how it ended
+	waits      string
 }
 
 // snapshot is a saga as it stands under its lock.
@@ -64,6 +65,9 @@ type snapshot struct {
 	state State
 	steps []known // by node
 	lanes []laneAt
+
+	paused bool // nothing is begun
+	noUndo bool // an operator has ended it without undoing
 }
 
 // decision is what follows from a snapshot.
@@ -95,6 +99,8 @@ type dissolve struct {
 //	compensating  what has no standing dependent is undone; all undone -> compensated;
 //	              nothing left to do but what is parked -> stuck
 //	stuck         one of the three, by what is known
+//
+// Of a paused saga nothing is begun; what an operator has to do is put before him all the same.
 func plan(g *graph, s snapshot) decision {
 	d := decision{state: s.state}
 	steps := append([]known(nil), s.steps...)
@@ -121,12 +127,36 @@ func plan(g *graph, s snapshot) decision {
 	case Running:
 		forward(g, &d, steps, lanes)
 	case Compensating:
+		if s.noUndo {
+			lanes = leave(g, &d, steps, lanes)
+		}
 		backward(g, &d, steps, lanes)
 	}
 	if !d.state.Ended() && resting(g, d, lanes) {
 		d.state = Stuck
 	}
+	if s.paused {
+		d.begin = slices.DeleteFunc(d.begin, func(t task) bool { return !g.manual(t) })
+	}
 	return d
+}
+
+// leave gives up all undos but those that are under way: what stands is left as it is.
+func leave(g *graph, d *decision, steps []known, lanes []laneAt) (left []laneAt) {
+	for _, l := range lanes {
+		if l.held {
+			left = append(left, l)
+			continue
+		}
+		d.dissolve = append(d.dissolve, dissolve{lane: l.id})
+	}
+	for i, claimed := range claims(g, left) {
+		if !claimed && stands(g, steps, i) {
+			d.forgo = append(d.forgo, task{node: i, direction: Undo, generation: steps[i].generation})
+			steps[i].undone = true
+		}
+	}
+	return left
 }
 
 // resting: all that is left waits for an operator.

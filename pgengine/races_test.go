@@ -264,7 +264,7 @@ func TestLateSuccessAgainstCancel(t *testing.T) {
 		var e *pgengine.Engine
 		cancelled := func(ctx context.Context, c raceCall) error {
 			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-				err := e.Cancel(ctx, tx, c.SagaID, "at the same moment")
+				err := e.Cancel(ctx, tx, c.SagaID, pgengine.By{Reason: "at the same moment"})
 				if errors.Is(err, pgengine.ErrEnded) {
 					return nil
 				}
@@ -433,7 +433,7 @@ func TestCancelGetsThroughUnderLoad(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		begun := time.Now()
-		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return e.Cancel(t.Context(), tx, id, "enough") })
+		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return e.Cancel(t.Context(), tx, id, pgengine.By{Reason: "enough"}) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,7 +42,9 @@ func (p play) want(id string, state pgengine.State, called string) pgengine.Stat
 // cancel, signal, retry and resolve are asked of a saga in a transaction of their own.
 func (p play) cancel(id string) {
 	p.t.Helper()
-	p.Tx(func(tx pgx.Tx) error { return p.Engine.Cancel(p.t.Context(), tx, id, "enough") })
+	p.Tx(func(tx pgx.Tx) error {
+		return p.Engine.Cancel(p.t.Context(), tx, id, pgengine.By{Actor: "Ann", Reason: "enough"})
+	})
 }
 
 func (p play) signal(id string, s pgengine.Signal) {
@@ -51,12 +54,16 @@ func (p play) signal(id string, s pgengine.Signal) {
 
 func (p play) retry(id string) {
 	p.t.Helper()
-	p.Tx(func(tx pgx.Tx) error { return p.Engine.Retry(p.t.Context(), tx, id, "again") })
+	p.Tx(func(tx pgx.Tx) error {
+		return p.Engine.Retry(p.t.Context(), tx, id, pgengine.By{Actor: "Ann", Reason: "again"})
+	})
 }
 
-func (p play) resolve(id, step string, r pgengine.Resolution) {
+func (p play) resolve(id, step string, r pgengine.Resolution, reason ...string) {
 	p.t.Helper()
-	p.Tx(func(tx pgx.Tx) error { return p.Engine.Resolve(p.t.Context(), tx, id, step, r) })
+	p.Tx(func(tx pgx.Tx) error {
+		return p.Engine.Resolve(p.t.Context(), tx, id, step, r, pgengine.By{Actor: "Ann", Reason: strings.Join(reason, "")})
+	})
 }
 
 // does is an Activity that notes its name, and fails as err says; undoing it notes -name.
@@ -242,7 +249,7 @@ func TestManualUndo(t *testing.T) {
 	p.retry(id) // that is not an operator's word
 	p.Run()
 	p.want(id, pgengine.Stuck, "a b c")
-	p.resolve(id, "b", pgengine.Resolution{Outcome: pgengine.OutcomeDone, Reason: "sent a letter"})
+	p.resolve(id, "b", pgengine.Resolution{Outcome: pgengine.OutcomeDone}, "sent a letter")
 	p.Run()
 	s = p.want(id, pgengine.Compensated, "a b c -a")
 	for _, r := range s.Steps {
@@ -262,7 +269,7 @@ func TestResolveRefuses(t *testing.T) {
 	p.Run()
 	p.want(id, pgengine.Stuck, "a pay pay")
 	resolve := func(id, step string, r pgengine.Resolution) error {
-		return pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Resolve(t.Context(), tx, id, step, r) })
+		return pgx.BeginFunc(t.Context(), p.Engine.Pool(), func(tx pgx.Tx) error { return p.Engine.Resolve(t.Context(), tx, id, step, r, pgengine.By{}) })
 	}
 	if err := resolve(id, "a", pgengine.Resolution{Outcome: pgengine.OutcomeDone}); !errors.Is(err, pgengine.ErrNotParked) {
 		t.Error(err)
@@ -283,7 +290,7 @@ func TestResolveRefuses(t *testing.T) {
 	}
 	p.Run()
 	p.want(id, pgengine.Stuck, "a pay pay")
-	p.resolve(id, "pay", pgengine.Resolution{Outcome: pgengine.OutcomeFailed, Reason: "the bank says no"})
+	p.resolve(id, "pay", pgengine.Resolution{Outcome: pgengine.OutcomeFailed}, "the bank says no")
 	p.Run()
 	p.want(id, pgengine.Compensated, "a pay pay -a")
 }

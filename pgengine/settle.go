@@ -112,7 +112,7 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 	defer cancel()
 	if rec.outcome == "done" && l.at.direction == Do {
-		if s, ok := l.straight(rec); ok {
+		if s, ok := l.straight(rec); ok && !l.paused {
 			l.remember(rec) // first: if the COMMIT's answer gets lost, the lane may go on all the same
 			fenced := true  // until the first statement has gone through; what fails then is the COMMIT
 			err := tx.commit(ctx, func(b *pgx.Batch) {
@@ -292,7 +292,17 @@ func (e *Engine) ended(ctx context.Context, l *lane, rec *record) (bool, error) 
 // has had no effect; anything else in doubt is recorded as such, and undone as such.
 func (e *Engine) turnBack(ctx context.Context, l *lane) (bool, error) {
 	return e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
-		return e.planned(ctx, tx, l, l.doubtful())
+		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
+		if err != nil {
+			return false, err
+		}
+		if l.taken && l.node().isTx() && l.at.direction == Do && snap.state == Running && snap.paused && !l.paused {
+			// It does not turn back: its saga was paused while a TxStep was at work, whose commit was not to begin what
+			// follows. It had begun, so it ends: once more, and then it is planned what follows.
+			l.paused = true
+			return true, nil
+		}
+		return e.decideStep(ctx, tx, l, snap, l.doubtful())
 	})
 }
 
@@ -375,6 +385,9 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 			f := settlement{
 				sagaID: s.sagaID, g: s.g, from: s.from, at: t, step: s.g.nodes[t.node].name,
 				rec: &record{outcome: "skipped", note: "the undo of a step that came after it has given up"},
+			}
+			if snap.noUndo {
+				f.rec.note = "an operator ended the saga without undoing it"
 			}
 			b.Queue(sql.Settle, f.args()...)
 		}

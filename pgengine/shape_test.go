@@ -88,7 +88,7 @@ func TestManualUndoOfATxStep(t *testing.T) {
 	id := p.Start(fault{})
 	p.Run()
 	p.want(id, pgengine.Stuck, "b")
-	p.resolve(id, "x", pgengine.Resolution{Outcome: pgengine.OutcomeSkipped, Reason: "it may stay"})
+	p.resolve(id, "x", pgengine.Resolution{Outcome: pgengine.OutcomeSkipped}, "it may stay")
 	p.Run()
 	p.want(id, pgengine.Compensated, "b")
 }

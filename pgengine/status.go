@@ -27,13 +27,20 @@ type Status struct {
 	CreatedAt time.Time       `json:"created_at"`
 	Deadline  *time.Time      `json:"deadline,omitempty"`
 	EndedAt   *time.Time      `json:"ended_at,omitempty"`
-	Archived  bool            `json:"archived,omitempty"` // it is in the archive, and nothing can be asked of it any more
+	PausedAt  *time.Time      `json:"paused_at,omitempty"` // since then nothing of it is begun
+	Archived  bool            `json:"archived,omitempty"`  // it is in the archive, and nothing can be asked of it any more
 	Input     json.RawMessage `json:"input,omitempty"`
 	Output    json.RawMessage `json:"output,omitempty"` // of a completed saga that has an Output
 	Steps     []StepStatus    `json:"steps,omitempty"`  // those that have begun, by the time they ended
 	Attempts  []Attempt       `json:"attempts,omitempty"`
 	Children  []ChildStatus   `json:"children,omitempty"`
 	Signals   []SignalStatus  `json:"signals,omitempty"`
+	Audit     []AuditEntry    `json:"audit,omitempty"` // what people asked of it
+	// The saga whose step started it, and those that it was restarted from, and as. "": none.
+	Parent      string `json:"parent,omitempty"`
+	ParentStep  string `json:"parent_step,omitempty"`
+	RestartOf   string `json:"restart_of,omitempty"`
+	RestartedAs string `json:"restarted_as,omitempty"`
 }
 
 // ChildStatus is a saga that a step has started, or will.
@@ -67,7 +74,8 @@ type StepStatus struct {
 	Worker    string          `json:"worker,omitempty"`
 	Result    json.RawMessage `json:"result,omitempty"`
 	Error     string          `json:"error,omitempty"`
-	Note      string          `json:"note,omitempty"` // of an operator, or a Recover, who decided it
+	Note      string          `json:"note,omitempty"`   // of an operator, or a Recover, who decided it
+	Origin    string          `json:"origin,omitempty"` // the saga that it was taken over from; see [Engine.Restart]
 	StartedAt *time.Time      `json:"started_at,omitempty"`
 	EndedAt   *time.Time      `json:"ended_at,omitempty"`
 	NextAt    *time.Time      `json:"next_at,omitempty"` // of a step that waits for its next attempt
@@ -106,7 +114,7 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		s.Steps, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
 			var t StepStatus
 			var result []byte
-			err := row.Scan(&t.Step, &t.Direction, &t.Generation, &t.State, &t.InDoubt, &t.Attempt, &t.Worker, &result, &t.Error, &t.Note,
+			err := row.Scan(&t.Step, &t.Direction, &t.Generation, &t.State, &t.InDoubt, &t.Attempt, &t.Worker, &result, &t.Error, &t.Note, &t.Origin,
 				&t.StartedAt, &t.EndedAt, &t.NextAt)
 			t.Result = result
 			return t, err
@@ -142,17 +150,29 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 	if errors.Is(err, pgx.ErrNoRows) {
 		s, err = archived(ctx, e.pool, id)
 	}
+	if err == nil {
+		err = e.annotate(ctx, &s)
+	}
 	if err != nil {
 		return s, fmt.Errorf("get saga %s: %w", id, err)
 	}
 	return s, nil
 }
 
+// annotate adds what outlives the saga and its archive.
+func (e *Engine) annotate(ctx context.Context, s *Status) (err error) {
+	if err := e.pool.QueryRow(ctx, sql.RestartLinks, s.ID).Scan(&s.RestartOf, &s.RestartedAs); err != nil {
+		return err
+	}
+	s.Audit, err = e.Audit(ctx, AuditFilter{SagaID: s.ID})
+	return err
+}
+
 // archived reads a saga from the archive.
 func archived(ctx context.Context, db sql.Querier, id string) (s Status, err error) {
 	var input, output []byte
 	err = db.QueryRow(ctx, sql.ArchiveGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
-		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output, &s.Steps, &s.Attempts, &s.Signals, &s.Children)
+		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output, &s.Parent, &s.ParentStep, &s.Steps, &s.Attempts, &s.Signals, &s.Children)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -164,7 +184,7 @@ func archived(ctx context.Context, db sql.Querier, id string) (s Status, err err
 func head(ctx context.Context, db sql.Querier, id string, s *Status) error {
 	var input, output []byte
 	err := db.QueryRow(ctx, sql.SagaGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
-		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output)
+		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.PausedAt, &output, &s.Parent, &s.ParentStep)
 	s.Input, s.Output = input, output
 	return err
 }
@@ -179,6 +199,7 @@ type Filter struct {
 	OlderThan, YoungerThan time.Duration
 	After                  string // an id: what was started before it (newest come first); for the next page
 	Limit                  int    // 0: all
+	Paused                 bool   // those that are paused
 	Archived               bool   // those in the archive, instead of those that live or have just ended
 }
 
@@ -234,9 +255,12 @@ func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([
 		return &t
 	}
 	args := []any{states, optional(f.Name), optional(f.Tag), optional(f.Key), since(f.OlderThan), since(f.YoungerThan), optional(after), limit}
+	if f.Archived && f.Paused {
+		return nil, nil // what has ended is not
+	}
 	statement := sql.ArchiveList
 	if !f.Archived {
-		statement, args = sql.SagaList, append(args, open)
+		statement, args = sql.SagaList, append(args, open, f.Paused)
 	}
 	rows, err := e.pool.Query(ctx, statement, args...)
 	if err != nil {
@@ -244,7 +268,7 @@ func (e *Engine) page(ctx context.Context, f Filter, after string, limit int) ([
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Status, error) {
 		var s Status
-		err := row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt)
+		err := row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.PausedAt)
 		s.Archived = f.Archived
 		return s, err
 	})

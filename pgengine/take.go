@@ -36,7 +36,7 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 	var left *float64
 	b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
 	b.Queue(sql.SagaLock, l.sagaID).QueryRow(func(row pgx.Row) error {
-		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild)
+		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild, nil)
 	})
 	b.Queue(claim, args...).QueryRow(func(row pgx.Row) error { return l.scan(row) })
 	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
@@ -133,12 +133,18 @@ func (l *lane) learn(outcomes []stepRow) {
 	if l.results == nil {
 		l.results = map[string]json.RawMessage{}
 	}
-	l.doubts = map[string]bool{}
+	l.doubts, l.origins = map[string]bool{}, nil
 	for _, r := range outcomes { // by generation: the latest wins
 		if r.direction != Do {
 			continue
 		}
 		l.doubts[r.step] = r.inDoubt
+		if r.origin != "" {
+			if l.origins == nil {
+				l.origins = map[string]string{}
+			}
+			l.origins[r.step] = r.origin
+		}
 		if r.outcome == "done" {
 			l.results[r.step] = r.result
 		}

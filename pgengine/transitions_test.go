@@ -331,6 +331,53 @@ func (s *scene) went(ways string) []string {
 
 // more are scenes in which steps go ways that they do not go in ways.
 var more = map[string]func(s *scene){
+	"an operator skips what waits": func(s *scene) {
+		may := s.c.only("may", fails)
+		may.Optional, may.Retry = true, seldom
+		nap := pgengine.Sleep[fault]{Name: "nap", For: 1000 * time.Hour}
+		w, _ := s.c.approved("w")
+		w.Optional = true
+		s.on(steps(may, nap, w))
+		id := s.Start(fault{})
+		s.Settle()
+		for _, step := range []string{"may", "nap", "w"} {
+			s.skip(id, step)
+		}
+		s.Run()
+	},
+	"an operator ends it without undoing": func(s *scene) {
+		a := s.c.does("a", nil)
+		doubt := s.c.does("doubt", fails, a)
+		doubt.Retry = seldom
+		s.on(steps(a, doubt))
+		id := s.Start(fault{})
+		s.Settle()
+		s.abandon(id)
+		s.Run()
+	},
+	"an operator ends its undoing": func(s *scene) {
+		a := s.c.does("a", nil)
+		a.UndoRetry, a.Undo = seldom, func(context.Context, faultCall, string) error { return errNo }
+		s.on(steps(a, s.c.does("b", refuse, a)))
+		id := s.Start(fault{})
+		s.Settle()
+		s.abandon(id)
+		s.Run()
+	},
+	"an operator ends it while its children turn back": func(s *scene) {
+		stuck := legs(s.c)
+		first := stuck.Steps[0].(pgengine.Activity[leg, int])
+		first.UndoRetry, first.Undo = once, func(context.Context, legCall, int) error { return errNo }
+		stuck.Steps, stuck.Output = pgengine.Steps[leg](first), nil
+		trip := child{Name: "trip", Input: oneLeg(leg{N: 1})}
+		s.on(steps(trip, s.c.does("b", refuse, trip)), stuck)
+		id := s.Start(fault{})
+		s.Settle()
+		s.abandon(id)
+		s.Settle()
+		s.abandon(s.Get(id).Children[0].ID)
+		s.Run()
+	},
 	"retries": func(s *scene) {
 		a := s.c.write("a", nil)
 		b := s.c.does("b", failsTimes(1), a)

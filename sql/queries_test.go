@@ -98,6 +98,9 @@ func TestEveryStatementPrepares(t *testing.T) {
 // world is one saga in each state, as the engine leaves them: no check has anything to say. Step a comes
 // first, then b; c comes after b, is optional and has no undo.
 const world = `
+ALTER TABLE pgsagaz.audit DISABLE TRIGGER USER; -- which refuse it
+ALTER TABLE pgsagaz.audit_answer DISABLE TRIGGER USER;
+TRUNCATE pgsagaz.audit, pgsagaz.audit_answer;
 SELECT pgsagaz.archive_partition((now() AT TIME ZONE 'UTC')::date);
 TRUNCATE pgsagaz.schedule, pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
 	pgsagaz.outbox, pgsagaz.outbox_stuck, pgsagaz.outbox_dead, pgsagaz.outbox_bucket, pgsagaz.outbox_cursor;
@@ -211,6 +214,18 @@ func TestChecks(t *testing.T) {
 			rule: "lane_without_saga", saga: "9", step: "b",
 			plant: `INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, started_at, ended_at) VALUES ($1, 'b', 'do', 1, 'done', 1, now(), now())`,
 		},
+		{
+			rule: "audit_unanswered", saga: "1", step: "b",
+			plant: `INSERT INTO pgsagaz.audit (saga_id, saga, verb, step, actor) VALUES ($1, 'order', 'skip', 'b', 'Ann')`,
+		},
+		{
+			rule: "audit_unanswered", saga: "1",
+			plant: `WITH asked AS (INSERT INTO pgsagaz.audit (saga_id, saga, verb, actor) VALUES ($1, 'order', 'cancel', 'Ann') RETURNING id),
+			             answered AS (INSERT INTO pgsagaz.audit_answer (audit_id, answer) SELECT id, 'obeyed' FROM asked)
+			        INSERT INTO pgsagaz.command (saga_id, kind, audit_id) SELECT $1, 'cancel', id FROM asked`,
+		},
+		{rule: "paused_goes_on", saga: "1", step: "a", plant: `UPDATE pgsagaz.saga SET paused_at = now() - interval '1 hour' WHERE id = $1`},
+		{rule: "paused_goes_on", saga: "2", plant: `UPDATE pgsagaz.saga SET paused_at = now() + interval '1 hour' WHERE id = $1`},
 		{rule: "outbox_bucket_missing", plant: `DELETE FROM pgsagaz.outbox_bucket WHERE bucket = 17`},
 		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET prev = '9000000000:9000000000:'`},
 		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET cur = '3:9000000000:'`},

@@ -11,8 +11,6 @@ var (
 
 	//go:embed queries/start.sql
 	Start string
-	//go:embed queries/command.sql
-	Command string
 	//go:embed queries/command_take.sql
 	CommandTake string
 	//go:embed queries/command_unpark.sql
@@ -52,10 +50,6 @@ var (
 	LaneWait string
 	//go:embed queries/lane_resume.sql
 	LaneResume string
-	//go:embed queries/lane_resolve.sql
-	LaneResolve string
-	//go:embed queries/lane_parked.sql
-	LaneParked string
 	//go:embed queries/saga_lock.sql
 	SagaLock string
 	//go:embed queries/saga_freeze.sql

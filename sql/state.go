@@ -19,6 +19,8 @@ const (
 	StateInputTooLong = "PS008"
 	StateNoSignal     = "PS009" // no step of the saga awaits a signal of that name
 	StateTransition   = "PS010" // a saga may not go from the one state to the other
+	StateAppendOnly   = "PS011" // what is written there is never changed
+	StateRestarted    = "PS012" // the saga was restarted, from another step
 	StateOutboxFull   = "PS020" // more messages are pending than the limit allows
 	StateNoDeadLetter = "PS021" // there is no such dead letter
 	StateTooOld       = "PS030" // the event is older than what the inbox remembers

@@ -204,7 +204,7 @@ func (r *trial) strike(f *Fault, p pgengine.Point) error {
 		r.sandbox.Crash()
 	case f.Kind == Cancelled && strikes(false):
 		return pgx.BeginFunc(context.Background(), r.pool, func(tx pgx.Tx) error {
-			return r.sandbox.Engine.Cancel(context.Background(), tx, p.SagaID, "a test says so")
+			return r.sandbox.Engine.Cancel(context.Background(), tx, p.SagaID, pgengine.By{Reason: "a test says so"})
 		})
 	}
 	return nil

@@ -31,6 +31,7 @@ CREATE TABLE pgsagaz.saga (
     deadline    timestamptz,
     turned_at   timestamptz,                -- when it began to turn back
     ended_at    timestamptz,
+    paused_at   timestamptz,                -- since then nothing of it is begun
     parent_id   uuid,                       -- of a child: whose step it is
     parent_step text,
     parent_item integer,
@@ -42,6 +43,7 @@ CREATE TABLE pgsagaz.saga (
 CREATE INDEX saga_name_idx ON pgsagaz.saga (name, id);
 CREATE INDEX saga_key_idx ON pgsagaz.saga (key) WHERE key IS NOT NULL;
 CREATE INDEX saga_tags_idx ON pgsagaz.saga USING gin (tags) WHERE tags <> '{}';
+CREATE INDEX saga_paused_idx ON pgsagaz.saga (id) WHERE paused_at IS NOT NULL; -- few
 
 -- The ways that states may go. Whatever else a mistake might write, the database refuses; the common end
 -- of a saga does not call this.
@@ -126,6 +128,7 @@ CREATE TABLE pgsagaz.step (
     note       text,                        -- of an operator who decided it
     started_at timestamptz NOT NULL,
     ended_at   timestamptz NOT NULL,
+    origin     uuid,                        -- of an outcome that was taken over: the saga that it is of
     PRIMARY KEY (saga_id, step, direction, generation)
 );
 
@@ -178,9 +181,11 @@ CREATE INDEX attempt_saga_idx ON pgsagaz.attempt (saga_id);
 CREATE TABLE pgsagaz.command (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     saga_id    uuid NOT NULL,
-    kind       text NOT NULL CHECK (kind IN ('cancel', 'deadline', 'retry', 'resolve', 'signal', 'child', 'revert')),
+    kind       text NOT NULL CHECK (kind IN ('cancel', 'abandon', 'pause', 'resume', 'retry', 'skip', 'resolve', 'signal', -- people's
+                                          'deadline', 'child', 'revert', 'restarted')),
     reason     text NOT NULL DEFAULT '',
     body       json,
+    audit_id   bigint,                      -- where it is written down who asks for it
     job_id     bigint,
     created_at timestamptz NOT NULL DEFAULT pgsagaz.now()
 );

@@ -10,8 +10,8 @@ DROP FUNCTION pgsagaz.settle(uuid, text[], bigint, bigint, text, text, text, int
     double precision, text, text, integer, text, jsonb, text[], text[], integer[], text[]);
 DROP FUNCTION pgsagaz.spawn(uuid, text[], text[], integer[], text[]);
 DROP FUNCTION pgsagaz.fence(uuid, text[], bigint, bigint);
-DROP FUNCTION pgsagaz.signal(uuid, text, json, text, integer);
-DROP FUNCTION pgsagaz.command(uuid, text, text, json);
+DROP FUNCTION pgsagaz.signal(uuid, text, json, text, integer, text, text);
+DROP FUNCTION pgsagaz.command(uuid, text, text, json, bigint);
 DROP FUNCTION pgsagaz.saga_by_key(text, text);
 DROP FUNCTION pgsagaz.start(text, json, text, text[], integer, interval, uuid, text, integer, boolean, boolean, uuid, text, integer);
 DROP FUNCTION pgsagaz.hint(uuid, text, integer, bigint, text, text);

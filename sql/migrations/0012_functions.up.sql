@@ -124,7 +124,7 @@ CREATE FUNCTION pgsagaz.saga_by_key(p_name text, p_key text) RETURNS uuid
     AS 'SELECT saga_id FROM pgsagaz.start_key WHERE name = p_name AND key = p_key';
 
 -- Asks for something; see the table command.
-CREATE FUNCTION pgsagaz.command(p_saga uuid, p_kind text, p_reason text, p_body json DEFAULT NULL)
+CREATE FUNCTION pgsagaz.command(p_saga uuid, p_kind text, p_reason text, p_body json DEFAULT NULL, p_audit bigint DEFAULT NULL)
     RETURNS text -- the saga's state as the asker saw it
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -133,31 +133,35 @@ DECLARE
 BEGIN
     SELECT * INTO s FROM pgsagaz.saga WHERE id = p_saga;
     IF NOT FOUND THEN
-        SELECT a.state INTO s.state FROM pgsagaz.archive a WHERE a.id = p_saga;
-        IF FOUND THEN
-            RETURN s.state;
+        SELECT a.state, a.ended_at INTO s.state, s.ended_at FROM pgsagaz.archive a WHERE a.id = p_saga;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
         END IF;
-        RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
     END IF;
-    IF s.ended_at IS NOT NULL THEN
-        RETURN s.state; -- nothing left to ask for
+    IF s.ended_at IS NOT NULL THEN -- nothing left to ask for
+        INSERT INTO pgsagaz.audit_answer (audit_id, answer, why) SELECT p_audit, 'too late', 'it is ' || s.state WHERE p_audit IS NOT NULL;
+        RETURN s.state;
     END IF;
     PERFORM pgsagaz.durable();
-    INSERT INTO pgsagaz.command (saga_id, kind, reason, body, job_id)
-        VALUES (p_saga, p_kind, p_reason, p_body, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'pgsagaz_control'));
+    INSERT INTO pgsagaz.command (saga_id, kind, reason, body, audit_id, job_id)
+        VALUES (p_saga, p_kind, p_reason, p_body, p_audit, pgsagaz.hint(p_saga, s.name, s.version, 0, '', 'pgsagaz_control'));
     RETURN s.state;
 END
 $$;
 
 -- Sends a signal in the caller's transaction. It waits for a step that awaits it, also if it comes early;
--- with p_key, the same one sent twice counts once. A name that no step awaits is refused: PS009.
-CREATE FUNCTION pgsagaz.signal(p_saga uuid, p_name text, p_payload json, p_key text DEFAULT NULL, p_max_bytes integer DEFAULT 1048576)
+-- with p_key, the same one sent twice counts once. A name that no step awaits is refused: PS009. With p_actor it is an
+-- operator's, and stands in the audit.
+CREATE FUNCTION pgsagaz.signal(
+    p_saga uuid, p_name text, p_payload json, p_key text DEFAULT NULL, p_max_bytes integer DEFAULT 1048576,
+    p_actor text DEFAULT NULL, p_reason text DEFAULT NULL)
     RETURNS text -- the saga's state as the sender saw it
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
     awaited text[];
     called  text;
+    audit   bigint;
 BEGIN
     IF octet_length(p_payload::text) > p_max_bytes THEN
         RAISE EXCEPTION 'pgsagaz: signal % of saga % is % bytes, the limit is %', p_name, p_saga, octet_length(p_payload::text), p_max_bytes
@@ -175,7 +179,11 @@ BEGIN
         RAISE EXCEPTION 'pgsagaz: no step of saga % awaits the signal %', called, p_name
             USING ERRCODE = 'PS009', HINT = coalesce('It awaits: ' || array_to_string(awaited, ', ') || '.', 'It awaits none.');
     END IF;
-    RETURN pgsagaz.command(p_saga, 'signal', p_name, json_build_object('payload', coalesce(p_payload, 'null'::json), 'key', p_key, 'sent_at', pgsagaz.now()));
+    IF p_actor <> '' OR p_reason <> '' THEN
+        SELECT pgsagaz.audit_write(s.id, s.name, 'signal', NULL, p_actor, p_reason, jsonb_strip_nulls(jsonb_build_object('signal', p_name, 'key', p_key))) INTO audit
+            FROM pgsagaz.saga s WHERE s.id = p_saga AND s.ended_at IS NULL;
+    END IF;
+    RETURN pgsagaz.command(p_saga, 'signal', p_name, json_build_object('payload', coalesce(p_payload, 'null'::json), 'key', p_key, 'sent_at', pgsagaz.now()), audit);
 END
 $$;
 
@@ -233,7 +241,7 @@ DECLARE
     s pgsagaz.saga;
 BEGIN
     SELECT * INTO s FROM pgsagaz.saga g WHERE g.id = p_saga FOR NO KEY UPDATE;
-    IF NOT FOUND OR s.state <> 'running' THEN -- cancelled before it began: the command sees to the lane
+    IF NOT FOUND OR s.state <> 'running' OR s.paused_at IS NOT NULL THEN -- cancelled before it began: the command sees to the lane
         RETURN;
     END IF;
     IF p_step IS NULL THEN
@@ -271,8 +279,9 @@ CREATE FUNCTION pgsagaz.settle(
     AS $$
 DECLARE
     current_state pgsagaz.saga_state;
+    paused        timestamptz;
 BEGIN
-    SELECT state INTO current_state FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
+    SELECT state, paused_at INTO current_state, paused FROM pgsagaz.saga WHERE id = p_saga FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: no saga %', p_saga USING ERRCODE = 'PS001';
     END IF;
@@ -294,6 +303,9 @@ BEGIN
     IF current_state::text <> ALL (p_from) THEN
         RAISE EXCEPTION 'pgsagaz: saga % is %', p_saga, current_state USING ERRCODE = 'PS002';
     END IF;
+    IF paused IS NOT NULL AND (p_next_step IS NOT NULL OR array_remove(p_queues, NULL) <> '{}') THEN
+        RAISE EXCEPTION 'pgsagaz: saga % is paused', p_saga USING ERRCODE = 'PS002'; -- it begins nothing
+    END IF;
 
     IF p_outcome IS NOT NULL THEN
         INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, token, worker,
@@ -305,7 +317,8 @@ BEGIN
         UPDATE pgsagaz.saga s SET state = p_state::pgsagaz.saga_state,
                                 cause = CASE WHEN p_state NOT IN ('running', 'completed') THEN coalesce(s.cause, p_cause) END,
                                 turned_at = CASE WHEN p_state NOT IN ('running', 'completed') THEN coalesce(s.turned_at, pgsagaz.now()) END,
-                                ended_at = CASE WHEN p_state IN ('completed', 'compensated') THEN pgsagaz.now() END
+                                ended_at = CASE WHEN p_state IN ('completed', 'compensated') THEN pgsagaz.now() END,
+                                paused_at = CASE WHEN p_state NOT IN ('completed', 'compensated') THEN s.paused_at END
             WHERE id = p_saga;
         IF p_state IN ('completed', 'compensated') THEN
             -- A parent is told by a command: no transaction locks two sagas.
@@ -333,6 +346,10 @@ BEGIN
     -- Under the saga's lock: whoever turns the saga back dissolves the lanes that wait, and must not
     -- take this one for one that is still being worked.
     PERFORM pgsagaz.fence(p_saga, p_from, p_lane, p_token);
+    IF EXISTS (SELECT FROM pgsagaz.saga s JOIN pgsagaz.lane l ON l.saga_id = s.id
+               WHERE s.id = p_saga AND (s.cause -> 'no_undo')::boolean AND l.id = p_lane AND l.direction = 'undo') THEN
+        RAISE EXCEPTION 'pgsagaz: saga % undoes nothing more', p_saga USING ERRCODE = 'PS002';
+    END IF;
     WITH l AS (
         UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL,
                                 attempt = CASE WHEN p_anew THEN 0 ELSE attempt + 1 END,

@@ -12,6 +12,7 @@ CREATE TABLE pgsagaz.archive (
     cause       jsonb,
     traceparent text,
     parent_id   uuid,
+    parent_step text,
     created_at  timestamptz NOT NULL,
     deadline    timestamptz,
     ended_at    timestamptz NOT NULL,
@@ -88,17 +89,17 @@ BEGIN
     PERFORM pgsagaz.archive_partition(day) FROM (
         SELECT DISTINCT (ended_at AT TIME ZONE 'UTC')::date AS day FROM pgsagaz.saga WHERE id = ANY (family)) d;
 
-    INSERT INTO pgsagaz.archive (id, name, version, state, key, tags, input, output, cause, traceparent, parent_id,
+    INSERT INTO pgsagaz.archive (id, name, version, state, key, tags, input, output, cause, traceparent, parent_id, parent_step,
                                  created_at, deadline, ended_at, steps, attempts, signals, children)
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.input,
            (SELECT r.result FROM pgsagaz.step r
             WHERE s.state = 'completed' AND r.saga_id = s.id AND r.direction = 'do' AND r.outcome = 'done' AND r.step = d.graph ->> 'output'
             ORDER BY r.generation DESC LIMIT 1),
-           s.cause, s.traceparent, s.parent_id, s.created_at, s.deadline, s.ended_at,
+           s.cause, s.traceparent, s.parent_id, s.parent_step, s.created_at, s.deadline, s.ended_at,
            coalesce((SELECT json_agg(json_build_object(
                         'step', r.step, 'direction', r.direction, 'generation', r.generation, 'state', r.outcome, 'in_doubt', r.in_doubt,
                         'attempt', r.attempt, 'worker', coalesce(r.worker, ''), 'result', r.result, 'error', coalesce(r.error, ''),
-                        'note', coalesce(r.note, ''), 'started_at', r.started_at, 'ended_at', r.ended_at) ORDER BY r.ended_at, r.started_at, r.step)
+                        'note', coalesce(r.note, ''), 'origin', r.origin, 'started_at', r.started_at, 'ended_at', r.ended_at) ORDER BY r.ended_at, r.started_at, r.step)
                      FROM pgsagaz.step r WHERE r.saga_id = s.id), '[]'),
            coalesce((SELECT json_agg(json_build_object(
                         'step', a.step, 'direction', a.direction, 'generation', a.generation, 'attempt', a.attempt, 'kind', a.kind,

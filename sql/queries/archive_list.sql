@@ -1,5 +1,5 @@
 -- As saga_list.sql, of sagas that are in the archive.
-SELECT id::text, name, version, state::text, coalesce(key, ''), tags, cause, created_at, deadline, ended_at
+SELECT id::text, name, version, state::text, coalesce(key, ''), tags, cause, created_at, deadline, ended_at, NULL::timestamptz
 FROM pgsagaz.archive
 WHERE ($1::text[] IS NULL OR state::text = ANY ($1))
   AND ($2::text IS NULL OR name = $2)

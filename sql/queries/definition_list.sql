@@ -3,7 +3,8 @@
 -- saga that has not ended counts: it may yet be taken back.
 WITH RECURSIVE alive AS (
     SELECT s.id FROM pgsagaz.saga s
-    WHERE s.ended_at IS NULL AND s.id IN (SELECT saga_id FROM pgsagaz.lane UNION SELECT saga_id FROM pgsagaz.command)
+    WHERE s.ended_at IS NULL AND s.id IN (SELECT saga_id FROM pgsagaz.lane UNION SELECT saga_id FROM pgsagaz.command
+                                         UNION SELECT id FROM pgsagaz.saga WHERE paused_at IS NOT NULL)
     UNION
     SELECT c.saga_id FROM alive a JOIN pgsagaz.child c ON c.parent_id = a.id WHERE c.state = 'completed'
 ), open AS (

@@ -2,6 +2,7 @@
 WITH due AS (
     SELECT l.saga_id, l.id FROM pgsagaz.lane l
     WHERE l.worker IS NULL AND l.job_id IS NULL AND l.run_at <= pgsagaz.now()
+      AND l.saga_id NOT IN (SELECT id FROM pgsagaz.saga WHERE paused_at IS NOT NULL)
     ORDER BY l.run_at LIMIT 1000
     FOR UPDATE SKIP LOCKED
 ), lanes AS (

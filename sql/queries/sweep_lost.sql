@@ -3,6 +3,7 @@
 WITH due AS (
     SELECT l.saga_id, l.id FROM pgsagaz.lane l
     WHERE l.worker IS NULL AND l.job_id IS NOT NULL AND l.run_at <= pgsagaz.now() - interval '2 seconds'
+      AND l.saga_id NOT IN (SELECT id FROM pgsagaz.saga WHERE paused_at IS NOT NULL)
       AND NOT EXISTS (SELECT FROM pgsagaz.river_job j
                       WHERE j.id = l.job_id AND j.state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))
     LIMIT 1000

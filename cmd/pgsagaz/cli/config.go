@@ -14,6 +14,7 @@ import (
 type config struct {
 	databaseURL, directURL string
 	json                   bool
+	actor                  string
 	logLevel, logFormat    string
 
 	poolSize, maxWorkers                int
@@ -59,6 +60,9 @@ func (c *config) settings() []setting {
 		{&c.json, "json", "PGSAGAZ_JSON", false, "print JSON"},
 		{&c.logLevel, "log-level", "PGSAGAZ_LOG_LEVEL", "", "debug, info, warn or error (default: info for worker, warn otherwise)"},
 		{&c.logFormat, "log-format", "PGSAGAZ_LOG_FORMAT", "text", "text or json"},
+
+		// Commands that ask something of a saga:
+		{&c.actor, "actor", "PGSAGAZ_ACTOR LOGNAME USER", "", "who asks, for the audit (default: the user of the database's session)"},
 
 		// Commands that migrate or work:
 		{&c.directURL, "direct-url", "PGSAGAZ_DIRECT_URL", "", "the database without the pooler, if --database-url goes through one (default: as --database-url)"},

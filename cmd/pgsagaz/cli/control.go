@@ -4,77 +4,232 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// asked is what cancel, retry and resolve print as JSON.
+// asked is what the commands that ask something of a saga print as JSON.
 type asked struct {
-	ID      string           `json:"id"`
-	Command string           `json:"command"`
-	Saga    *pgengine.Status `json:"saga,omitempty"` // with --wait
+	ID      string               `json:"id"`
+	Command string               `json:"command"`
+	Audit   *pgengine.AuditEntry `json:"audit,omitempty"` // with what has become of it
+	Saga    *pgengine.Status     `json:"saga,omitempty"`  // with --wait
 }
 
-func (a *app) sagaCancel() *cobra.Command {
+// by makes the flags of who asks for something, and why.
+func (a *app) by(flags *pflag.FlagSet, why string) func() pgengine.By {
 	var reason string
+	flags.StringVar(&reason, "reason", "", why)
+	a.cfg.bind(flags, "actor")
+	return func() pgengine.By { return pgengine.By{Actor: a.cfg.actor, Reason: reason} }
+}
+
+// verb is a command that asks something of a saga, or of one of its steps.
+type verb struct {
+	name             string
+	use, short, long string
+	step             int    // 0: it takes none; 1: it may; 2: it must
+	means            string // what the saga is asked to do
+	ask              func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error
+}
+
+func (a *app) command(v verb) *cobra.Command {
 	var follow bool
+	var by func() pgengine.By
 	cmd := &cobra.Command{
-		Use: "cancel ID", Short: "Ask a saga to turn back: what was done is undone", Args: oneID,
-		Long: "Asks a saga to turn back. Steps that have begun end first. With --wait it shows the saga once it has\n" +
-			"ended; exit status 1 unless it was compensated.",
+		Use: v.use, Short: v.short, Long: v.long,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case v.step == 2 && len(args) != 2:
+				return fmt.Errorf("give the id of a saga and a step, not %d arguments", len(args))
+			case v.step == 1 && len(args) > 2:
+				return fmt.Errorf("give the id of a saga and perhaps a step, not %d arguments", len(args))
+			case v.step == 0 || len(args) == 0:
+				return oneID(nil, args)
+			}
+			return oneID(nil, args[:1])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			id, step := args[0], ""
+			if len(args) > 1 {
+				step = args[1]
+			}
 			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				return a.ask(cmd.Context(), e, "cancel", args[0], reason, follow)
+				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return v.ask(cmd.Context(), e, tx, id, step, by()) })
+				if err != nil {
+					return err
+				}
+				text := fmt.Sprintf("asked saga %s to %s", id, v.means)
+				if step != "" {
+					text += " (" + step + ")"
+				}
+				return a.answer(cmd.Context(), e, asked{ID: id, Command: v.name}, by(), follow, text)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the saga's record and its undos")
+	by = a.by(cmd.Flags(), "why, for the audit and the saga's record")
 	cmd.Flags().BoolVar(&follow, "wait", false, "wait for its end")
 	return cmd
+}
+
+const waitMeans = "With --wait it shows the saga once it has ended or is stuck; exit status 1 if it is."
+
+func (a *app) sagaCancel() *cobra.Command {
+	var leave bool
+	cmd := a.command(verb{
+		name: "cancel", use: "cancel ID", short: "Ask a saga to turn back: what was done is undone", means: "turn back",
+		long: "Asks a saga to turn back. Steps that have begun end first. With --wait it shows the saga once it has\n" +
+			"ended; exit status 1 unless it was compensated.\n\n" +
+			"With --no-undo it ends without undoing anything, or stops undoing: what was done is left as it is, and each\n" +
+			"undo is recorded as skipped. Its children go on by themselves.",
+		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
+			if leave {
+				return e.Abandon(ctx, tx, id, by)
+			}
+			return e.Cancel(ctx, tx, id, by)
+		},
+	})
+	cmd.Flags().BoolVar(&leave, "no-undo", false, "leave what was done as it is")
+	return cmd
+}
+
+func (a *app) sagaPause() *cobra.Command {
+	return a.command(verb{
+		name: "pause", use: "pause ID", short: "Hold a saga up: what has begun ends, nothing else begins", means: "pause",
+		long: "Holds a saga up: steps that have begun end, and nothing else begins before saga resume. Time goes on: its\n" +
+			"deadline counts, and what falls due meanwhile is seen to when it is resumed.",
+		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
+			return e.Pause(ctx, tx, id, by)
+		},
+	})
+}
+
+func (a *app) sagaResume() *cobra.Command {
+	return a.command(verb{
+		name: "resume", use: "resume ID", short: "Let a paused saga go on", means: "go on", long: "Lets a paused saga go on.\n\n" + waitMeans,
+		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
+			return e.Resume(ctx, tx, id, by)
+		},
+	})
 }
 
 func (a *app) sagaRetry() *cobra.Command {
-	var reason string
+	return a.command(verb{
+		name: "retry", use: "retry ID [STEP]", short: "Set a saga going again: what has given up is tried anew, what waits now", means: "try again", step: 1,
+		long: "Sets a saga going again, once the reason is out of the way: what has given up is tried anew, with all its\n" +
+			"attempts; what waits for its next attempt is tried now. With STEP, that one alone.\n\n" + waitMeans,
+		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error {
+			if step != "" {
+				return e.RetryStep(ctx, tx, id, step, by)
+			}
+			return e.Retry(ctx, tx, id, by)
+		},
+	})
+}
+
+func (a *app) sagaSkip() *cobra.Command {
+	return a.command(verb{
+		name: "skip", use: "skip ID STEP", short: "Go on past a step, or an undo, that has given up or waits", means: "go on without it", step: 2,
+		long: "Goes on past a step that has given up or waits, if no later step counts on its result; or leaves out an undo\n" +
+			"that has given up or waits: the step then stays as it is.\n\n" + waitMeans,
+		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error {
+			return e.Skip(ctx, tx, id, step, by)
+		},
+	})
+}
+
+// restarted is what restart prints as JSON.
+type restarted struct {
+	ID      string           `json:"id"` // of the new saga
+	Of      string           `json:"of"`
+	Version int              `json:"version"`
+	Existed bool             `json:"existed"`
+	Saga    *pgengine.Status `json:"saga,omitempty"` // with --wait
+}
+
+func (a *app) sagaRestart() *cobra.Command {
+	var from []string
 	var follow bool
+	var by func() pgengine.By
 	cmd := &cobra.Command{
-		Use: "retry ID", Short: "Set a stuck saga going again: undos that have given up are tried anew", Args: oneID,
-		Long: "Sets a stuck saga going again, once the reason is out of the way: undos that have given up are tried\n" +
-			"anew, with all their attempts. With --wait it shows the saga once it has ended or is stuck again; exit\n" +
-			"status 1 if it is.",
+		Use: "restart ID --from STEP", Short: "Start a saga that goes on where one that has ended is to begin again", Args: oneID,
+		Long: "Starts a new saga over the input of one that has ended. STEP, and what comes after it, runs anew; of all other\n" +
+			"steps the new saga takes over what became of them, so that it undoes them if it turns back. What the old saga has\n" +
+			"done at STEP and after it, and not undone, stays and is done again. What was undone can't be taken over.\n\n" + waitMeans,
+		Example: "  pgsagaz saga restart 0190... --from ship --reason 'the parcel was lost'",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(from) == 0 {
+				return usagef("--from is missing: the step to begin with")
+			}
 			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				return a.ask(cmd.Context(), e, "retry", args[0], reason, follow)
+				out := restarted{Of: args[0]}
+				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error {
+					s, err := e.Restart(cmd.Context(), tx, args[0], from, by())
+					out.ID, out.Version, out.Existed = s.ID, s.Version, s.Existed
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				if follow {
+					status, err := wait(cmd.Context(), e, out.ID)
+					if err != nil {
+						return err
+					}
+					out.Saga = &status
+					if err := a.printEnd(cmd.Context(), e, out, status); err != nil {
+						return err
+					}
+					return unless(status.State.Ended())
+				}
+				return a.print(out, func(w io.Writer) {
+					fmt.Fprintf(w, "saga %s goes on for saga %s; see: pgsagaz saga show %s\n", out.ID, out.Of, out.ID)
+				})
 			})
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	by = a.by(cmd.Flags(), "why, for the audit")
+	cmd.Flags().StringSliceVar(&from, "from", nil, "the step to begin with; several: give it again")
 	cmd.Flags().BoolVar(&follow, "wait", false, "wait for its end")
 	return cmd
 }
 
-func (a *app) ask(ctx context.Context, e *pgengine.Engine, command, id, reason string, follow bool) error {
-	err := sql.InTx(ctx, e.Pool(), func(tx pgx.Tx) error {
-		if command == "cancel" {
-			return e.Cancel(ctx, tx, id, reason)
-		}
-		return e.Retry(ctx, tx, id, reason)
-	})
+// answering is how long a command waits for a worker's answer.
+const answering = 3 * time.Second
+
+// answer says what has become of what was asked or, with --wait, how the saga has ended.
+func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By, follow bool, text string) error {
+	entry, err := answerTo(ctx, e, out, by)
 	if err != nil {
 		return err
 	}
-	return a.answer(ctx, e, asked{ID: id, Command: command}, follow, fmt.Sprintf("asked saga %s to %s; see: pgsagaz saga show %s",
-		id, map[string]string{"cancel": "turn back", "retry": "try again"}[command], id))
+	out.Audit = &entry
+	of := entry.Answer
+	if entry.Why != "" {
+		of += ": " + entry.Why
+	}
+	good := entry.Answer == "obeyed" || entry.Answer == "already"
+	switch {
+	case entry.Answer == "waits" && !follow:
+		of, good = "no worker has answered yet", true
+	case !good && entry.Answer != "waits" || !follow:
+	default:
+		return a.follow(ctx, e, out)
+	}
+	if err := a.print(out, func(w io.Writer) { fmt.Fprintf(w, "%s: %s\nsee: pgsagaz saga show %s\n", text, of, out.ID) }); err != nil {
+		return err
+	}
+	return unless(good)
 }
 
-// answer says what was asked or, with --wait, what came of it.
-func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, follow bool, text string) error {
-	if !follow {
-		return a.print(out, func(w io.Writer) { fmt.Fprintln(w, text) })
-	}
+// follow waits for the saga's end, and shows it.
+func (a *app) follow(ctx context.Context, e *pgengine.Engine, out asked) error {
 	status, err := wait(ctx, e, out.ID)
 	if err != nil {
 		return fmt.Errorf("saga %s was asked to %s, and goes on: %w", out.ID, out.Command, err)
@@ -87,6 +242,36 @@ func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, follow 
 		return unless(status.State == pgengine.Compensated)
 	}
 	return unless(status.State.Ended())
+}
+
+// answerTo waits for what a worker answers to what was just asked, if there is one that can.
+func answerTo(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By) (entry pgengine.AuditEntry, err error) {
+	for deadline := time.Now().Add(answering); ; {
+		all, err := e.Audit(ctx, pgengine.AuditFilter{SagaID: out.ID})
+		if err != nil {
+			return entry, err
+		}
+		for _, x := range all { // the newest is ours
+			if (x.Verb == out.Command || x.Verb == "abandon" && out.Command == "cancel") && (by.Actor == "" || x.Actor == by.Actor) && x.Reason == by.Reason {
+				entry = x
+			}
+		}
+		if entry.Answer != "waits" || time.Now().After(deadline) {
+			return entry, nil
+		}
+		s, err := e.Get(ctx, out.ID)
+		if err != nil {
+			return entry, err
+		}
+		if workers, err := capable(ctx, e, s); err != nil || len(workers) == 0 {
+			return entry, err
+		}
+		select {
+		case <-ctx.Done():
+			return entry, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // printEnd prints out as JSON, or shows the saga that a command has waited for.

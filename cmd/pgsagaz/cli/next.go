@@ -82,6 +82,7 @@ func (v view) nextMoves() (lines []string) {
 			busy = true
 			if in := inTime(t.NextAt); in != "" {
 				say("%s is tried again in %s (%d failed so far): %s", name, in, t.Attempt, clip(t.Error, 200))
+				say("  now:  pgsagaz saga retry %s %s --reason '...'", v.ID, t.Step)
 			} else {
 				say("%s waits for a worker", name)
 			}
@@ -110,6 +111,9 @@ func (v view) nextMoves() (lines []string) {
 		}
 	}
 	lines = append(lines, v.afterwards(stuck, busy)...)
+	if v.PausedAt != nil {
+		say("it is PAUSED, and begins nothing. To let it go on:  pgsagaz saga resume %s --reason '...'", v.ID)
+	}
 	return lines
 }
 

@@ -16,8 +16,8 @@ import (
 
 func (a *app) saga() *cobra.Command {
 	cmd := &cobra.Command{Use: "saga", Short: "List, show, start and control sagas", Args: cobra.NoArgs, RunE: help}
-	cmd.AddCommand(a.sagaList(), a.sagaShow(), a.sagaStart(), a.sagaCancel(), a.sagaRetry(), a.sagaResolve(),
-		a.sagaSignal(), a.sagaVersions(), a.sagaGraph(), a.sagaPlan())
+	cmd.AddCommand(a.sagaList(), a.sagaShow(), a.sagaStart(), a.sagaCancel(), a.sagaPause(), a.sagaResume(), a.sagaRetry(),
+		a.sagaSkip(), a.sagaResolve(), a.sagaRestart(), a.sagaSignal(), a.sagaVersions(), a.sagaGraph(), a.sagaPlan())
 	return cmd
 }
 
@@ -54,6 +54,7 @@ func (a *app) sagaList() *cobra.Command {
 	flags.StringVar(&f.Name, "name", "", "only sagas of this name")
 	flags.StringVar(&f.Tag, "tag", "", "only sagas with this tag")
 	flags.StringVar(&f.Key, "key", "", "only the saga started with this key")
+	flags.BoolVar(&f.Paused, "paused", false, "only sagas that are paused")
 	flags.BoolVar(&f.Archived, "archived", false, "those that have ended and moved into the archive")
 	flags.DurationVar(&f.OlderThan, "older-than", 0, "only sagas started longer ago than this")
 	flags.DurationVar(&f.YoungerThan, "younger-than", 0, "only sagas started within this time")
@@ -92,7 +93,7 @@ func (a *app) list(ctx context.Context, e *pgengine.Engine, f pgengine.Filter) e
 		rows := [][]string{{"ID", "SAGA", "STATE", "STARTED", "TOOK", "KEY", "TAGS", "CAUSE"}}
 		for _, s := range page.Sagas {
 			rows = append(rows, []string{
-				s.ID, fmt.Sprintf("%s/%d", s.Name, s.Version), string(s.State), span(time.Since(s.CreatedAt)) + " ago", took(s),
+				s.ID, fmt.Sprintf("%s/%d", s.Name, s.Version), stateOf(s), span(time.Since(s.CreatedAt)) + " ago", took(s),
 				orDash(clip(s.Key, 30)), orDash(clip(strings.Join(s.Tags, ","), 30)), orDash(clip(causeOf(s), 60)),
 			})
 		}
@@ -101,6 +102,14 @@ func (a *app) list(ctx context.Context, e *pgengine.Engine, f pgengine.Filter) e
 			fmt.Fprintf(w, "\nthere may be more: --after %s\n", page.Next)
 		}
 	})
+}
+
+// stateOf is the state with what may keep the saga there.
+func stateOf(s pgengine.Status) string {
+	if s.PausedAt != nil {
+		return string(s.State) + " (paused)"
+	}
+	return string(s.State)
 }
 
 func took(s pgengine.Status) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,7 +96,7 @@ func capable(ctx context.Context, e *pgengine.Engine, s pgengine.Status) ([]stri
 func (v view) show(w io.Writer) {
 	s := v.Status
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
-	p("saga %s  %s/%d  %s", s.ID, s.Name, s.Version, strings.ToUpper(string(s.State)))
+	p("saga %s  %s/%d  %s", s.ID, s.Name, s.Version, strings.ToUpper(stateOf(s)))
 	p("")
 	p("  started  %s (%s ago)", clock(s.CreatedAt), span(time.Since(s.CreatedAt)))
 	if s.EndedAt != nil {
@@ -103,6 +104,16 @@ func (v view) show(w io.Writer) {
 	}
 	if s.Deadline != nil && s.EndedAt == nil {
 		p("  deadline %s", clock(*s.Deadline))
+	}
+	if s.PausedAt != nil {
+		p("  paused   %s", clock(*s.PausedAt))
+	}
+	for _, of := range []struct{ title, id string }{
+		{"part of", strings.TrimSpace(s.Parent + " " + s.ParentStep)}, {"goes on for", s.RestartOf}, {"restarted as", s.RestartedAs},
+	} {
+		if of.id != "" {
+			p("  %s %s", of.title, of.id)
+		}
 	}
 	if s.Key != "" {
 		p("  key      %s", s.Key)
@@ -127,6 +138,7 @@ func (v view) show(w io.Writer) {
 	}
 	showChildren(w, s.Children)
 	showSignals(w, s.Signals)
+	showAudit(w, s.Audit)
 	if len(v.Now) > 0 {
 		p("")
 		p("What now:")
@@ -256,4 +268,39 @@ func showSignals(w io.Writer, all []pgengine.SignalStatus) {
 		rows = append(rows, []string{s.SentAt.Local().Format("15:04:05.000"), s.Name, orDash(clip(s.Key, 30)), taken, clip(string(s.Payload), 100)})
 	}
 	table(w, "    ", rows)
+}
+
+// showAudit shows what people asked of the saga.
+func showAudit(w io.Writer, all []pgengine.AuditEntry) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n  Audit: %d\n", len(all))
+	var rows [][]string
+	for _, a := range all {
+		rows = append(rows, []string{a.At.Local().Format("2006-01-02 15:04:05"), a.Actor, asks(a), answerOf(a), orDash(clip(a.Reason, 100))})
+	}
+	table(w, "    ", rows)
+}
+
+// asks is what somebody asked for: the verb, and what it is about.
+func asks(a pgengine.AuditEntry) string {
+	words := []string{a.Verb}
+	if a.Step != "" {
+		words = append(words, a.Step)
+	}
+	var details map[string]string
+	if json.Unmarshal(a.Details, &details) == nil {
+		for _, name := range slices.Sorted(maps.Keys(details)) {
+			words = append(words, name+"="+details[name])
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func answerOf(a pgengine.AuditEntry) string {
+	if a.Why == "" {
+		return a.Answer
+	}
+	return a.Answer + ": " + a.Why
 }

@@ -25,6 +25,7 @@ type signalled struct {
 
 func (a *app) sagaSignal() *cobra.Command {
 	var o pgengine.SignalOptions
+	var by func() pgengine.By
 	cmd := &cobra.Command{
 		Use: "signal ID|NAME=KEY SIGNAL [JSON]", Short: "Tell a saga something that one of its steps awaits", Args: cobra.RangeArgs(2, 3),
 		Long: "Sends a signal to a saga, named by its id, or by its name and the key it was started with. The payload is\n" +
@@ -32,6 +33,7 @@ func (a *app) sagaSignal() *cobra.Command {
 			"step has begun is kept for it.",
 		Example: `  pgsagaz saga signal order=order-17 approval '{"by": "Ada"}' --key mail-4711`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.By = by()
 			to, err := target(args[0])
 			if err != nil {
 				return err
@@ -53,6 +55,7 @@ func (a *app) sagaSignal() *cobra.Command {
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), "why it is sent by hand, for the audit")
 	cmd.Flags().StringVar(&o.Key, "key", "", "of the signals of this name with this key, the saga gets the first")
 	return cmd
 }
@@ -74,6 +77,7 @@ func (a *app) sagaResolve() *cobra.Command {
 	var r pgengine.Resolution
 	var result string
 	var follow bool
+	var by func() pgengine.By
 	cmd := &cobra.Command{
 		Use: "resolve ID STEP done|failed|skipped", Short: "Decide a step that waits for an operator",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -108,18 +112,18 @@ func (a *app) sagaResolve() *cobra.Command {
 				if err := sensible(cmd.Context(), e, id, step, r); err != nil {
 					return err
 				}
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Resolve(cmd.Context(), tx, id, step, r) })
+				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Resolve(cmd.Context(), tx, id, step, r, by()) })
 				if err != nil {
 					return err
 				}
-				return a.answer(cmd.Context(), e, asked{ID: id, Command: "resolve"}, follow,
+				return a.answer(cmd.Context(), e, asked{ID: id, Command: "resolve"}, by(), follow,
 					fmt.Sprintf("told saga %s that %s is %s", id, step, r.Outcome))
 			})
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&result, "result", "", "the result of a step that is done: JSON, - for standard input, or @file")
-	flags.StringVar(&r.Reason, "reason", "", "how you know, for the saga's history")
+	by = a.by(flags, "how you know, for the audit and the step's record")
 	flags.BoolVar(&follow, "wait", false, "wait for its end")
 	return cmd
 }

@@ -1,0 +1,1 @@
+SELECT pgsagaz.ask($1, $2, $3, $4, $5, $6, $7)

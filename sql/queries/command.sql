@@ -1,1 +1,0 @@
-SELECT pgsagaz.command($1, $2, $3, $4)

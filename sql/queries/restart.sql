@@ -1,0 +1,1 @@
+SELECT id::text, version, existed FROM pgsagaz.restart($1, $2, $3, $4, $5, $6)
