@@ -1,6 +1,6 @@
 // Package brokertest finds real brokers for tests, and gets between them and what is tested.
 //
-//	eval "$(.ci/brokers.sh up DIR)"            starts them and sets the variables
+//	eval "$(.ci/brokers.sh up DIR)"             starts them and sets the variables
 //	docker compose up -d kafka rabbitmq redis   starts them on the ports that are looked at without variables
 //
 // A test whose broker is missing is skipped; with PGSAGAZ_TEST_BROKERS=required it fails.
