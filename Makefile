@@ -5,7 +5,7 @@ FUZZTIME ?= 30s
 SEED     ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: brokers torture help check fmt-check vet staticcheck test race lint demo bench fuzz cover build
+.PHONY: brokers torture help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy image
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,9 +55,17 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 		done; \
 	done
 
-cover: ## coverage of all tests over all packages: coverage.out and the total
+cover: ## coverage of all tests over all packages: coverage.out, what is exported and never called, and the total
 	$(GO) test -coverpkg ./... -coverprofile coverage.out ./...
-	$(GO) tool cover -func coverage.out | tail -1
+	@echo "exported, and never called by a test:"
+	@$(GO) tool cover -func coverage.out | awk '$$2 ~ /^[A-Z]/ && $$3 == "0.0%" { print "  " $$1 " " $$2 }'
+	@$(GO) tool cover -func coverage.out | tail -1
+
+deploy: ## tests of the manifests and the compose file, which are a module of their own
+	cd integration/deploy && $(GO) vet ./... && $(GO) test ./...
+
+image: ## the container image pgsagaz/pgsagaz:dev, with Docker
+	docker build --tag pgsagaz/pgsagaz:dev --build-arg VERSION="$$(git describe --tags --always)" --build-arg COMMIT="$$(git rev-parse HEAD)" .
 
 build: ## bin/pgsagaz
 	$(GO) build -trimpath -o bin/pgsagaz ./cmd/pgsagaz

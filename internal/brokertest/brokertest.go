@@ -1,7 +1,7 @@
 // Package brokertest finds real brokers for tests, and gets between them and what is tested.
 //
-//	eval "$(.ci/brokers.sh up DIR)"    starts them and sets the variables
-//	docker-compose up -d               starts them on the ports that are looked at without variables
+//	eval "$(.ci/brokers.sh up DIR)"             starts them and sets the variables
+//	docker compose up -d kafka rabbitmq redis   starts them on the ports that are looked at without variables
 //
 // A test whose broker is missing is skipped; with PGSAGAZ_TEST_BROKERS=required it fails.
 package brokertest
@@ -77,7 +77,7 @@ func find(t testing.TB, variable, usual string) *url.URL {
 
 func missing(t testing.TB, why string) {
 	t.Helper()
-	Missing(t, "no broker: "+why+`; eval "$(.ci/brokers.sh up DIR)" or docker-compose up -d starts all brokers`)
+	Missing(t, "no broker: "+why+`; eval "$(.ci/brokers.sh up DIR)" or docker compose up -d kafka rabbitmq redis starts all brokers`)
 }
 
 // Missing skips a test for what this machine lacks, or fails it where nothing may be lacking.

@@ -42,8 +42,7 @@ func sharedServer() (*server, error) {
 		shared.started = true
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
-		url, image := environment()
-		shared.server, shared.err = findServer(ctx, url, image)
+		shared.server, shared.err = findServer(ctx, environment())
 	}
 	return shared.server, shared.err
 }
@@ -65,13 +64,17 @@ func stopShared() error {
 //
 //	PGSAGAZ_TEST_DATABASE_URL  a server to use, as postgres://user:password@host:port/database; default: none
 //	PGSAGAZ_TEST_IMAGE         a container image to run although there is Postgres on this machine; default: none
-func environment() (url, image string) {
-	return os.Getenv("PGSAGAZ_TEST_DATABASE_URL"), os.Getenv("PGSAGAZ_TEST_IMAGE")
+//	PGSAGAZ_TEST_POSTGRES      the directory of the initdb and postgres to start; default: the newest on this machine
+func environment() source {
+	return source{os.Getenv("PGSAGAZ_TEST_DATABASE_URL"), os.Getenv("PGSAGAZ_TEST_IMAGE"), os.Getenv("PGSAGAZ_TEST_POSTGRES")}
 }
 
+// source is where tests were told to find their server; the first that is not empty counts.
+type source struct{ url, image, bin string }
+
 // findServer goes through the list in the package's documentation.
-func findServer(ctx context.Context, url, image string) (*server, error) {
-	s, err := chooseServer(ctx, url, image)
+func findServer(ctx context.Context, from source) (*server, error) {
+	s, err := chooseServer(ctx, from)
 	if err != nil {
 		return nil, fmt.Errorf("sqltest: no Postgres to test with: %w", err)
 	}
@@ -83,16 +86,19 @@ func findServer(ctx context.Context, url, image string) (*server, error) {
 	return s, nil
 }
 
-func chooseServer(ctx context.Context, url, image string) (*server, error) {
-	if url != "" {
-		return givenServer(url)
+func chooseServer(ctx context.Context, from source) (*server, error) {
+	if from.url != "" {
+		return givenServer(from.url)
 	}
-	if image != "" {
-		return startContainer(ctx, image)
+	if from.image != "" {
+		return startContainer(ctx, from.image)
 	}
-	local, localErr := startLocal(ctx)
+	local, localErr := startLocal(ctx, from.bin)
 	if localErr == nil {
 		return &server{url: local.URL(), origin: "a local Postgres", stop: local.Stop}, nil
+	}
+	if from.bin != "" {
+		return nil, fmt.Errorf("PGSAGAZ_TEST_POSTGRES: %w", localErr)
 	}
 	container, err := startContainer(ctx, DefaultImage)
 	if err != nil {
@@ -102,9 +108,10 @@ func chooseServer(ctx context.Context, url, image string) (*server, error) {
 }
 
 // startLocal starts a Postgres whose data may be lost at any time.
-func startLocal(ctx context.Context) (*localpg.Server, error) {
+func startLocal(ctx context.Context, bin string) (*localpg.Server, error) {
 	return localpg.Start(ctx, &localpg.Options{
 		Dir:      memoryDir(),
+		Bin:      bin,
 		Download: true,
 		Settings: map[string]string{"max_wal_size": "256MB"}, // as the WAL may be in memory
 	})

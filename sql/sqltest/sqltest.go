@@ -14,7 +14,7 @@
 //
 //  1. the one at PGSAGAZ_TEST_DATABASE_URL, whose user must be allowed to create databases;
 //  2. a container of the image PGSAGAZ_TEST_IMAGE;
-//  3. Postgres on this machine, or else a downloaded one: see package localpg;
+//  3. Postgres on this machine (PGSAGAZ_TEST_POSTGRES: the directory of its initdb), or else a downloaded one: see package localpg;
 //  4. a container of DefaultImage.
 //
 // In the last three it belongs to the test binary: it starts with the first test that asks for a database, in about a second, and
@@ -74,7 +74,7 @@ func URL(t testing.TB) string {
 // The test is skipped if the machine has no Postgres and none can be downloaded: a container does not crash alike.
 func Server(t testing.TB) *localpg.Server {
 	t.Helper()
-	server, err := startLocal(t.Context())
+	server, err := startLocal(t.Context(), environment().bin)
 	if errors.Is(err, localpg.ErrNoBinaries) {
 		t.Skip(err)
 	}

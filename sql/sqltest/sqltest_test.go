@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	osexec "os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -232,7 +234,7 @@ func dropTemplate(t *testing.T, url, name string) {
 
 func TestAGivenServerWins(t *testing.T) {
 	private := Server(t)
-	server, err := findServer(t.Context(), private.URL(), "no-such-image")
+	server, err := findServer(t.Context(), source{url: private.URL(), image: "no-such-image", bin: "/nowhere"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,15 +253,15 @@ func TestAGivenServerWins(t *testing.T) {
 	}
 	_ = conn.Close(t.Context())
 
-	if _, err := findServer(t.Context(), "host=127.0.0.1", ""); err == nil {
+	if _, err := findServer(t.Context(), source{url: "host=127.0.0.1"}); err == nil {
 		t.Error("an address that is no URL was taken")
 	}
 }
 
 // TestContainer holds that an image that was asked for is used. The other tests then run in it too.
 func TestContainer(t *testing.T) {
-	given, image := environment()
-	if given != "" || image == "" {
+	from := environment()
+	if from.url != "" || from.image == "" {
 		t.Skip("PGSAGAZ_TEST_IMAGE is not set, or a server is given")
 	}
 	pool := New(t)
@@ -267,16 +269,35 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if server.origin != "container "+image {
-		t.Errorf("the tests run on %s, want the image %s", server.origin, image)
+	if server.origin != "container "+from.image {
+		t.Errorf("the tests run on %s, want the image %s", server.origin, from.image)
 	}
 	t.Log(query[string](t, pool, "SELECT version()"))
 }
 
+// A Postgres that was asked for is used, or else none.
+func TestGivenPostgres(t *testing.T) {
+	if _, err := findServer(t.Context(), source{bin: "/nowhere"}); err == nil || !strings.Contains(err.Error(), "PGSAGAZ_TEST_POSTGRES") {
+		t.Errorf("binaries that are not there: %v", err)
+	}
+	from := environment()
+	if from.url != "" || from.image != "" || from.bin == "" {
+		t.Skip("PGSAGAZ_TEST_POSTGRES is not set, or something else is given")
+	}
+	out, err := osexec.Command(filepath.Join(from.bin, "postgres"), "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := query[string](t, New(t), "SHOW server_version")
+	if !strings.Contains(string(out), version) {
+		t.Errorf("the tests run on %s, want %s", version, out)
+	}
+	t.Log(version)
+}
+
 func TestNoDockerIsAnErrorAndNoPanic(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-	_, image := environment()
-	if image != "" {
+	if environment().image != "" {
 		t.Skip("Docker is in use")
 	}
 	if _, err := startContainer(t.Context(), DefaultImage); err == nil || !strings.Contains(err.Error(), DefaultImage) {

@@ -41,16 +41,31 @@ import (
 //	amqp    topology=declare|check  kind=topic|fanout|direct|headers  unroutable=reject|drop  and what RabbitMQ knows (heartbeat, ...)
 //	redis   prefix=TEXT  maxlen=N  replicas=N  master=NAME (then the hosts are Sentinels)
 func openPublisher(address string, log *slog.Logger) (outbox.Publisher, error) {
-	if address == "memory" || address == "memory:" || address == "memory://" {
-		log.Warn("broker: memory: events are acknowledged and forgotten, and reach nobody")
-		return memorypub.New(memorypub.Config{Discard: true}), nil
-	}
-	u, err := parseBroker(address)
+	open, u, err := readBroker(address)
 	if err != nil {
 		return nil, err
 	}
+	publisher, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("broker %s: %w", u.Redacted(), err)
+	}
+	if u.Scheme == "memory" {
+		log.Warn("broker: memory: events are acknowledged and forgotten, and reach nobody")
+	} else {
+		log.Info("broker", "url", u.Redacted())
+	}
+	return publisher, nil
+}
+
+// readBroker is openPublisher that opens nothing yet.
+func readBroker(address string) (open func() (outbox.Publisher, error), u *url.URL, err error) {
+	if address == "memory" || address == "memory:" || address == "memory://" {
+		return func() (outbox.Publisher, error) { return memorypub.New(memorypub.Config{Discard: true}), nil }, &url.URL{Scheme: "memory"}, nil
+	}
+	if u, err = parseBroker(address); err != nil {
+		return nil, nil, err
+	}
 	o := &brokerOptions{values: u.Query()}
-	var open func() (outbox.Publisher, error)
 	switch u.Scheme {
 	case "kafka", "kafka+ssl":
 		cfg := kafkaConfig(u, o)
@@ -62,17 +77,12 @@ func openPublisher(address string, log *slog.Logger) (outbox.Publisher, error) {
 		cfg := redisConfig(u, o)
 		open = func() (outbox.Publisher, error) { return redispub.New(cfg) }
 	default:
-		return nil, fmt.Errorf("broker %s: %q is none of kafka, kafka+ssl, amqp, amqps, redis, rediss, memory", u.Redacted(), u.Scheme)
+		return nil, nil, fmt.Errorf("broker %s: %q is none of kafka, kafka+ssl, amqp, amqps, redis, rediss, memory", u.Redacted(), u.Scheme)
 	}
 	if err := o.end(); err != nil {
-		return nil, fmt.Errorf("broker %s: %w", u.Redacted(), err)
+		return nil, nil, fmt.Errorf("broker %s: %w", u.Redacted(), err)
 	}
-	publisher, err := open()
-	if err != nil {
-		return nil, fmt.Errorf("broker %s: %w", u.Redacted(), err)
-	}
-	log.Info("broker", "url", u.Redacted())
-	return publisher, nil
+	return open, u, nil
 }
 
 // parseBroker never says the password in an error.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"runtime"
@@ -45,6 +46,9 @@ func (a *app) check() *cobra.Command {
 	}
 }
 
+// stampedVersion and stampedCommit are set by the linker (see Dockerfile), where a build has no repository to read them from.
+var stampedVersion, stampedCommit string
+
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show what this program is made of", Args: cobra.NoArgs,
@@ -63,6 +67,7 @@ func (a *app) version() *cobra.Command {
 					}
 				}
 			}
+			v.Version, v.Commit = cmp.Or(stampedVersion, v.Version), cmp.Or(stampedCommit, v.Commit)
 			return a.print(v, func(w io.Writer) {
 				fmt.Fprintf(w, "pgsagaz %s %s, schema %d, %s\n", v.Version, v.Commit, v.Schema, v.Go)
 			})

@@ -145,7 +145,7 @@ func TestMistakes(t *testing.T) {
 		"saga resolve " + id + " book done":                {exitFailed, "no such saga"},
 		"saga resolve " + id + " book failed --result 1":   {exitUsage, "--result goes with done"},
 		"saga resolve " + id + " book done --result maybe": {exitUsage, "--result is not JSON"},
-		"worker --lease 1ms":                               {exitUsage, "Lease"},
+		"worker --lease 1ms":                               {exitUsage, "--lease"},
 		"worker --queues =5":                               {exitUsage, "--queues"},
 		"worker --queues slow=none":                        {exitUsage, "slow=none"},
 		"worker --pool-size 0":                             {exitUsage, "--pool-size"},

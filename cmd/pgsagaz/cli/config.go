@@ -6,13 +6,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
 // config is all that can be configured. What only makes sense for one call, such as the reason of a
 // cancel, is a plain flag of its command.
 type config struct {
+	configFile             string
 	databaseURL, directURL string
+	waitForDatabase        time.Duration
 	json                   bool
 	actor                  string
 	logLevel, logFormat    string
@@ -20,7 +23,7 @@ type config struct {
 	poolSize, maxWorkers                int
 	queues                              []string
 	workerID                            string
-	jobPerStep, noListen                bool
+	jobPerStep, noListen, waitForSchema bool
 	lease, grace, poll, sweep           time.Duration
 	archiveAfter, keepArchive, keepKeys time.Duration
 
@@ -41,22 +44,32 @@ type config struct {
 	orders, demoWorkers int
 	failRate            float64
 	kill                bool
+
+	origins map[string]string // of the values in force, by flag; those that are missing are defaults
 }
 
-// setting is a row of the table. A flag beats a variable, a variable beats the default.
+// setting is a row of the table. A flag beats a variable, a variable beats the file of --config, that beats the default.
 type setting struct {
 	field     any    // where it goes
 	flag      string // --flag
-	variables string // the first that is set counts; "": none
+	variables string // the first that is set counts; "": none, and none in the file either
 	byDefault any
 	help      string
+}
+
+// secret is a field that nobody may read over a shoulder: its variables have a sibling NAME_FILE, which names a file
+// that holds the value, and it is shown as show tells it.
+type secret struct {
+	value *string
+	show  func(string) string
 }
 
 // settings is the one table of what can be configured.
 func (c *config) settings() []setting {
 	return []setting{
 		// All commands:
-		{&c.databaseURL, "database-url", "PGSAGAZ_DATABASE_URL DATABASE_URL", "", "the database, as postgres://user:password@host:port/name"},
+		{&c.configFile, "config", "PGSAGAZ_CONFIG", "", "a file of settings: lines like PGSAGAZ_POOL_SIZE=16, by the variables' names, and comments with #"},
+		{secret{&c.databaseURL, showDSN}, "database-url", "PGSAGAZ_DATABASE_URL DATABASE_URL", "", "the database, as postgres://user:password@host:port/name"},
 		{&c.json, "json", "PGSAGAZ_JSON", false, "print JSON"},
 		{&c.logLevel, "log-level", "PGSAGAZ_LOG_LEVEL", "", "debug, info, warn or error (default: info for worker, warn otherwise)"},
 		{&c.logFormat, "log-format", "PGSAGAZ_LOG_FORMAT", "text", "text or json"},
@@ -65,7 +78,10 @@ func (c *config) settings() []setting {
 		{&c.actor, "actor", "PGSAGAZ_ACTOR LOGNAME USER", "", "who asks, for the audit (default: the user of the database's session)"},
 
 		// Commands that migrate or work:
-		{&c.directURL, "direct-url", "PGSAGAZ_DIRECT_URL", "", "the database without the pooler, if --database-url goes through one (default: as --database-url)"},
+		{secret{&c.directURL, showDSN}, "direct-url", "PGSAGAZ_DIRECT_URL", "", "the database without the pooler, if --database-url goes through one (default: as --database-url)"},
+
+		// migrate up:
+		{&c.waitForDatabase, "wait-for-database", "PGSAGAZ_WAIT_FOR_DATABASE", time.Duration(0), "how long to wait for a database that does not answer yet; 0: not at all"},
 
 		// worker:
 		{&c.poolSize, "pool-size", "PGSAGAZ_POOL_SIZE", 16, "connections for steps; two to four times the server's cores"},
@@ -74,6 +90,7 @@ func (c *config) settings() []setting {
 		{&c.workerID, "worker-id", "PGSAGAZ_WORKER_ID", "", "unique name of this worker (default: made from the host's name)"},
 		{&c.jobPerStep, "job-per-step", "PGSAGAZ_JOB_PER_STEP", false, "make every step a River job of its own"},
 		{&c.noListen, "no-listen", "PGSAGAZ_NO_LISTEN", false, "do without LISTEN, and poll"},
+		{&c.waitForSchema, "wait-for-schema", "PGSAGAZ_WAIT_FOR_SCHEMA", false, "wait for a schema that is missing or too old, instead of ending; for where migrations and workers start together"},
 		{&c.lease, "lease", "PGSAGAZ_LEASE", 5 * time.Second, "how long a worker may be silent before others take over"},
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
 		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
@@ -82,7 +99,7 @@ func (c *config) settings() []setting {
 		{&c.keepArchive, "keep-archive", "PGSAGAZ_KEEP_ARCHIVE", time.Duration(0), "how long it stays there; 0: for ever"},
 		{&c.keepKeys, "keep-keys", "PGSAGAZ_KEEP_KEYS", 90 * 24 * time.Hour, "how long start keys of sagas that have ended are remembered; below 0: for ever"},
 		{&c.only, "only", "PGSAGAZ_ONLY", "", "sagas or relay: run only the one (default: sagas, and the relay if there is a broker)"},
-		{&c.broker, "broker", "PGSAGAZ_BROKER", "", "where messages go: kafka://host:port, amqp://user:password@host:port/, redis://host:port, memory (default: nowhere, they wait)"},
+		{secret{&c.broker, showURL}, "broker", "PGSAGAZ_BROKER", "", "where messages go: kafka://host:port, amqp://user:password@host:port/, redis://host:port, memory (default: nowhere, they wait)"},
 		{&c.relayLease, "relay-lease", "PGSAGAZ_RELAY_LEASE", 3 * time.Second, "how long a relay may be silent before others publish for it"},
 		{&c.noOptimistic, "no-optimistic", "PGSAGAZ_NO_OPTIMISTIC", false, "publish by poll only, not right after a commit"},
 		{&c.rejectedAttempts, "rejected-attempts", "PGSAGAZ_REJECTED_ATTEMPTS", 5, "how often a message is tried that the broker rejects"},
@@ -122,6 +139,8 @@ func (c *config) bind(flags *pflag.FlagSet, names ...string) {
 			help += " [" + strings.ReplaceAll(s.variables, " ", ", ") + "]"
 		}
 		switch field := s.field.(type) {
+		case secret:
+			flags.StringVar(field.value, name, s.byDefault.(string), help)
 		case *string:
 			flags.StringVar(field, name, s.byDefault.(string), help)
 		case *bool:
@@ -140,33 +159,57 @@ func (c *config) bind(flags *pflag.FlagSet, names ...string) {
 	}
 }
 
-// complete gives variables to those flags that were not given themselves, and checks what all commands need.
-func (c *config) complete(flags *pflag.FlagSet, getenv func(string) string) error {
+// complete gives variables and the lines of the file to those flags that were not given themselves, and checks all values that the
+// command reads. The error names everything that is wrong.
+//
+// owns tells which schemes of brokers are the program's own.
+func (c *config) complete(cmd *cobra.Command, getenv func(string) string, owns func(scheme string) bool) error {
+	flags := cmd.Flags()
+	given := places{{"", getenv}}
+	var wrong problems
+	if path, _, err := (places{{"", getenv}}).find("PGSAGAZ_CONFIG", false); err != nil {
+		wrong.add(err)
+	} else if flag := flags.Lookup("config"); flag != nil && !flag.Changed {
+		c.configFile = path
+	}
+	if c.configFile != "" {
+		file, errs := readConfigFile(c.configFile, c.settings())
+		wrong.add(errs...)
+		given = append(given, file)
+	}
+	c.origins = map[string]string{}
+	unread := map[string]bool{}
 	for _, s := range c.settings() {
 		flag := flags.Lookup(s.flag)
-		if flag == nil || flag.Changed {
+		if flag == nil {
 			continue
 		}
-		for _, variable := range strings.Fields(s.variables) {
-			value := getenv(variable)
-			if value == "" {
-				continue
-			}
-			if err := flags.Set(s.flag, value); err != nil {
-				return usagef("variable %s: %q is not a value for --%s: %w", variable, value, s.flag, err)
-			}
-			break
+		if flag.Changed {
+			c.origins[s.flag] = "--" + s.flag
+			continue
 		}
-	}
-	if c.logLevel != "" {
-		if err := new(slog.Level).UnmarshalText([]byte(c.logLevel)); err != nil {
-			return usagef("--log-level: %q is none of debug, info, warn, error", c.logLevel)
+		_, secret := s.field.(secret)
+		value, from, err := given.find(s.variables, secret)
+		if err != nil {
+			wrong.add(fmt.Errorf("--%s: %w", s.flag, err))
+			unread[s.flag] = true
+			continue
 		}
+		if from == "" {
+			continue
+		}
+		if err := flags.Set(s.flag, value); err != nil {
+			wrong.add(fmt.Errorf("%s: %q is not a value for --%s: %w", from, value, s.flag, err))
+			unread[s.flag] = true
+			continue
+		}
+		c.origins[s.flag] = from
 	}
-	if c.logFormat != "text" && c.logFormat != "json" {
-		return usagef("--log-format: %q is neither text nor json", c.logFormat)
+	wrong.add(c.check(func(name string) bool { return flags.Lookup(name) != nil && !unread[name] }, owns)...)
+	if c.databaseURL == "" && cmd.Name() == "worker" && !unread["database-url"] { // others find out when they need it
+		wrong.add(errNoDatabase)
 	}
-	return nil
+	return wrong.err()
 }
 
 // logger writes to stderr, from that level on unless another was asked for.

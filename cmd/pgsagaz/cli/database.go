@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,14 +19,16 @@ import (
 // reach bounds how long a command that does one thing waits for a database that does not answer.
 const reach = 5 * time.Second
 
+var errNoDatabase = errors.New("no database: give --database-url, or set PGSAGAZ_DATABASE_URL or DATABASE_URL")
+
 // poolConfig says where the database is and does not go there.
 func (a *app) poolConfig() (*pgxpool.Config, error) {
 	if a.cfg.databaseURL == "" {
-		return nil, usagef("no database: give --database-url, or set PGSAGAZ_DATABASE_URL or DATABASE_URL")
+		return nil, &usageError{errNoDatabase}
 	}
 	config, err := pgxpool.ParseConfig(a.cfg.databaseURL)
 	if err != nil {
-		return nil, usagef("--database-url: %w", err)
+		return nil, usagef("--database-url: %w", dsnError(err))
 	}
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = reach
@@ -50,7 +54,7 @@ func (a *app) directConfig() (*pgx.ConnConfig, error) {
 	}
 	config, err := pgx.ParseConfig(a.cfg.directURL)
 	if err != nil {
-		return nil, usagef("--direct-url: %w", err)
+		return nil, usagef("--direct-url: %w", dsnError(err))
 	}
 	return config, nil
 }
@@ -67,12 +71,69 @@ func (a *app) withPool(ctx context.Context, f func(*pgxpool.Pool) error) error {
 		return err
 	}
 	defer pool.Close()
-	bounded, cancel := context.WithTimeout(ctx, 2*reach)
-	defer cancel()
-	if err := pool.Ping(bounded); err != nil {
+	if err := a.ping(ctx, pool); err != nil {
 		return fmt.Errorf("the database does not answer: %w", err)
 	}
 	return f(pool)
+}
+
+// ping waits for a database that is away, as long as it is to.
+func (a *app) ping(ctx context.Context, pool *pgxpool.Pool) error {
+	for end := time.Now().Add(a.cfg.waitForDatabase); ; {
+		bounded, cancel := context.WithTimeout(ctx, 2*reach)
+		err := pool.Ping(bounded)
+		cancel()
+		if err == nil || !away(err) || time.Now().After(end) {
+			return err
+		}
+		a.logger(slog.LevelWarn).WarnContext(ctx, "waiting for the database", "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(min(time.Second, time.Until(end))):
+		}
+	}
+}
+
+// awaitSchema waits for a schema that this program can run on, if it is to; whatever else is wrong is for the worker to say.
+func (a *app) awaitSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	if !a.cfg.waitForSchema {
+		return nil
+	}
+	log := a.logger(slog.LevelInfo)
+	for said, n := "", 0; ; n++ {
+		err := sql.CheckVersion(ctx, pool)
+		var schema *sql.SchemaError
+		switch {
+		case err == nil:
+			if n > 0 {
+				log.InfoContext(ctx, "the schema is there")
+			}
+			return nil
+		case errors.As(err, &schema) && schema.Schema >= schema.Code: // newer, and without room for this build: waiting mends nothing
+			return err
+		case schema == nil && !away(err):
+			return err
+		}
+		if now := err.Error(); now != said || n%60 == 0 {
+			log.WarnContext(ctx, "waiting for the schema", "error", err)
+			said = now
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(schemaPoll):
+		}
+	}
+}
+
+// schemaPoll is how often awaitSchema looks.
+const schemaPoll = 500 * time.Millisecond
+
+// away: the database does not answer, or not yet. A wrong password, or a missing right, is an answer.
+func away(err error) bool {
+	state := sql.State(err)
+	return state == "" || slices.Contains([]string{"08", "53", "57"}, state[:2]) || state == "3D000" // or it is still to be made
 }
 
 // withEngine runs f with an engine that starts, shows and controls sagas, and has the code of none: the

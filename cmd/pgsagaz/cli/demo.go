@@ -52,14 +52,6 @@ func (a *app) demo() *cobra.Command {
 }
 
 func (a *app) runDemo(ctx context.Context) (err error) {
-	switch {
-	case a.cfg.orders < 1 || a.cfg.orders > 100_000:
-		return usagef("--orders: %d is not between 1 and 100000", a.cfg.orders)
-	case !(a.cfg.failRate >= 0 && a.cfg.failRate <= 1): // NaN is neither
-		return usagef("--fail-rate: %v is not between 0 and 1", a.cfg.failRate)
-	case a.cfg.demoWorkers < 1 || a.cfg.demoWorkers > 8:
-		return usagef("--workers: %d is not between 1 and 8", a.cfg.demoWorkers)
-	}
 	options := demo.Options{
 		Orders: a.cfg.orders, FailRate: a.cfg.failRate, Workers: a.cfg.demoWorkers, Faults: demo.UsualFaults,
 		Logger: a.logger(slog.LevelError + 1), // failures are what a demo is for

@@ -22,6 +22,8 @@ func (a *app) migrate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.migrateBy(cmd.Context(), 0) },
 	}
 
+	a.cfg.bind(up.Flags(), "wait-for-database")
+
 	var steps int
 	var yes bool
 	down := &cobra.Command{

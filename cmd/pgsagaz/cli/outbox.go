@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -317,6 +316,3 @@ func (a *app) publisher(ctx context.Context) (outbox.Publisher, error) {
 	}
 	return p, nil
 }
-
-// errNoBroker: a relay without one has nothing to do.
-var errNoBroker = errors.New("--only relay needs a broker: give --broker")

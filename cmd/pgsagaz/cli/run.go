@@ -98,9 +98,11 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
-	a.cfg.bind(root.PersistentFlags(), "database-url", "json", "log-level", "log-format")
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.cfg.complete(cmd.Flags(), a.Getenv) }
-	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.check(), a.bench(), a.version())
+	a.cfg.bind(root.PersistentFlags(), "config", "database-url", "json", "log-level", "log-format")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		return a.cfg.complete(cmd, a.Getenv, func(scheme string) bool { return a.Publishers[scheme] != nil })
+	}
+	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.check(), a.bench(), a.config(root), a.version())
 	if a.Demo {
 		root.AddCommand(a.demo())
 	}

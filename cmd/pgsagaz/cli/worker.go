@@ -19,7 +19,7 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "lease", "grace", "poll", "sweep",
+var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "wait-for-schema", "lease", "grace", "poll", "sweep",
 	"archive-after", "keep-archive", "keep-keys",
 	"only", "broker", "relay-lease", "no-optimistic", "rejected-attempts", "on-rejected", "keep-messages", "max-pending"}
 
@@ -45,17 +45,6 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	queues, err := parseQueues(a.cfg.queues)
 	if err != nil {
 		return err
-	}
-	if a.cfg.poolSize < 1 || a.cfg.poolSize > 1<<15 {
-		return usagef("--pool-size: %d is not between 1 and %d", a.cfg.poolSize, 1<<15)
-	}
-	if a.cfg.maxWorkers < 1 {
-		return usagef("--max-workers: %d is below 1", a.cfg.maxWorkers)
-	}
-	switch a.cfg.only {
-	case "", "sagas", "relay":
-	default:
-		return usagef("--only: %q is neither sagas nor relay", a.cfg.only)
 	}
 	config.MaxConns = int32(a.cfg.poolSize)
 	a.limitIdle(config)
@@ -96,8 +85,14 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	if err := a.event(e); err != nil {
 		return err
 	}
-	group.Go(func() error { return runSagas(running) })
-	group.Go(func() error { return runRelay(running) })
+	for _, run := range []func(context.Context) error{runSagas, runRelay} {
+		group.Go(func() error {
+			if err := a.awaitSchema(running, pool); err != nil || running.Err() != nil {
+				return err
+			}
+			return run(running)
+		})
+	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
@@ -111,8 +106,6 @@ func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnCon
 	switch {
 	case a.cfg.only == "sagas":
 		return run, closeBroker, nil
-	case a.cfg.broker == "" && a.cfg.only == "relay":
-		return nil, nil, &usageError{errNoBroker}
 	case a.cfg.broker == "":
 		return run, closeBroker, nil
 	}

@@ -1,0 +1,5 @@
+// Package deploy holds tests of what pgsagaz is deployed with: the manifests of k8s/ and docker-compose.yml. It is a module of its
+// own, so that nobody who uses pgsagaz gets the types of Kubernetes with it:
+//
+//	cd integration/deploy && go test ./...
+package deploy
