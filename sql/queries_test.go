@@ -224,8 +224,7 @@ func TestChecks(t *testing.T) {
 			             answered AS (INSERT INTO pgsagaz.audit_answer (audit_id, answer) SELECT id, 'obeyed' FROM asked)
 			        INSERT INTO pgsagaz.command (saga_id, kind, audit_id) SELECT $1, 'cancel', id FROM asked`,
 		},
-		{rule: "paused_goes_on", saga: "1", step: "a", plant: `UPDATE pgsagaz.saga SET paused_at = now() - interval '1 hour' WHERE id = $1`},
-		{rule: "paused_goes_on", saga: "2", plant: `UPDATE pgsagaz.saga SET paused_at = now() + interval '1 hour' WHERE id = $1`},
+		{rule: "ended_and_paused", saga: "2", plant: `UPDATE pgsagaz.saga SET paused_at = now() WHERE id = $1`},
 		{rule: "outbox_bucket_missing", plant: `DELETE FROM pgsagaz.outbox_bucket WHERE bucket = 17`},
 		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET prev = '9000000000:9000000000:'`},
 		{rule: "outbox_cursor_ahead", plant: `UPDATE pgsagaz.outbox_cursor SET cur = '3:9000000000:'`},
