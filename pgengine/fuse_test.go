@@ -165,7 +165,7 @@ func TestFusedStepsAreRolledBackTogether(t *testing.T) {
 	pool := notePool(t, nil)
 	var e *pgengine.Engine
 	e = engine(t, pool, fusedSaga(func(ctx context.Context, tx pgx.Tx, c taskCall) error {
-		if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return e.Cancel(ctx, tx, c.SagaID, "changed my mind") }); err != nil {
+		if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return e.Cancel(ctx, tx, c.SagaID, pgengine.By{Reason: "changed my mind"}) }); err != nil {
 			return err
 		}
 		for { // until a worker has obeyed
