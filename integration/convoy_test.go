@@ -12,8 +12,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/pgengine"
 )
 
-// Convoy is the input of a saga of all that waits: a signal that never comes, children, a sleep. Its last steps, and all
-// of its children's, may share a transaction.
+// Convoy is the input of a saga of all that waits: a signal that never comes, children, a sleep. Some of its last steps, and all
+// of its children's, may share a transaction, and of its very last not more than two run at once.
 //
 //	hold (Await) ─ parcels (Each) ─ nap (Sleep) ─ weigh ─ sign ─ depart
 type Convoy struct{ Fail bool }
@@ -49,7 +49,7 @@ func convoys() []pgengine.Definition {
 	weigh := writes[Convoy]("weigh", nap)
 	sign := writes[Convoy]("sign", weigh)
 	depart := pgengine.TxStep[Convoy, int]{
-		Name: "depart", After: pgengine.Steps[Convoy](sign),
+		Name: "depart", After: pgengine.Steps[Convoy](sign), Limit: pgengine.Limit[Convoy]{Concurrency: 2},
 		Do: func(_ context.Context, _ pgx.Tx, c pgengine.Call[Convoy]) (int, error) {
 			if c.Input.Fail {
 				return 0, pgengine.Terminal(errors.New("the bridge is closed"))

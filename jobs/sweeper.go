@@ -112,6 +112,9 @@ func (s *sweeper) look(ctx context.Context) error {
 	if err := s.queues(ctx, sql.SweepDeadlines); err != nil {
 		return err
 	}
+	if err := s.queues(ctx, sql.SweepLimits); err != nil {
+		return err
+	}
 	if err := s.hints(ctx); err != nil {
 		return err
 	}
@@ -132,6 +135,9 @@ func (s *sweeper) look(ctx context.Context) error {
 			return err
 		}
 		if err := s.unknownKinds(ctx); err != nil {
+			return err
+		}
+		if _, err := s.pool.Exec(ctx, sql.SweepLines); err != nil {
 			return err
 		}
 	}

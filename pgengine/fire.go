@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgsagaz/pgsagaz/sql"
-	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // RunSchedules starts the sagas of all schedules that are due, and says how many it started and how long it is to
@@ -76,9 +75,6 @@ func (e *Engine) fire(ctx context.Context) (started int, found bool, err error) 
 		_, err = tx.Exec(ctx, sql.ScheduleFailed, d.Name, describe(err), scheduleRetry.Seconds())
 		return err
 	})
-	if err == nil && started > 0 {
-		failpoint.Hit("schedule.after")
-	}
 	return started, found, err
 }
 
@@ -111,7 +107,6 @@ func (e *Engine) startSlots(ctx context.Context, tx pgx.Tx, d due) (started int,
 	if len(slots) == 0 || d.next.Before(slots[0]) {
 		e.log.WarnContext(ctx, "slots of a schedule were missed, and start no saga", "schedule", d.Name, "catch_up", string(d.CatchUp), "from", d.next, "to", d.now)
 	}
-	failpoint.Hit("schedule.before")
 	_, err = tx.Exec(ctx, sql.ScheduleFired, d.Name, orNever(clock.next(d.now)), last, lastSaga)
 	return started, err
 }

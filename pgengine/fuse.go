@@ -45,7 +45,7 @@ func (l *lane) fuses() bool {
 // written by the statements that end a fusion.
 func (l *lane) joins(i int) bool {
 	n, next := &l.g.nodes[i], l.g.next(i)
-	if !n.isTx() || n.when != nil || !next.known || l.g.queue(task{node: i}) != l.queue {
+	if !n.isTx() || n.when != nil || n.gate != nil || !next.known || l.g.queue(task{node: i}) != l.queue {
 		return false
 	}
 	if l.taken {

@@ -17,6 +17,7 @@ type graph struct {
 	timeout  time.Duration
 	strategy Strategy
 	fuse     bool
+	gate     *gate          // of the saga as a whole; nil: none
 	pivot    int            // -1: none
 	nodes    []node         // as listed
 	index    map[string]int // name -> nodes
@@ -114,6 +115,7 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 	}
 	g.checkPivot(wrong)
 	g.checkSignals(wrong)
+	g.nameLimits(wrong)
 	return g, problems
 }
 

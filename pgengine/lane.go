@@ -39,6 +39,8 @@ type lane struct {
 	halt        *halt     // how others stop what it is doing
 	paused      bool      // its saga was paused while it was at this step
 
+	placed bool // it has a place in the line of its step's Limit
+
 	alone bool // its steps share no transaction, since some that did could not be committed
 
 	// Its budget: a lane that has gone on for long hands over, so that no saga starves the others.
@@ -114,7 +116,7 @@ func (l *lane) lightFooted() bool {
 	if len(first) != 1 || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
 		return false
 	}
-	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil {
+	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil || f.gate != nil {
 		return false
 	}
 	n := l.g.next(first[0].node)

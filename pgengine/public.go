@@ -36,6 +36,7 @@ type Tuning struct {
 	Timeout      time.Duration `json:"timeout,omitempty"`       // of an attempt, or of a wait; 0: none
 	OnTimeout    bool          `json:"on_timeout,omitempty"`    // a wait that ends goes on with a payload of its own
 	Parallel     int           `json:"parallel,omitempty"`      // children at once
+	Limit        string        `json:"limit,omitempty"`         // its [Limit], in words
 }
 
 func (g *graph) public() Graph {
@@ -47,7 +48,7 @@ func (g *graph) public() Graph {
 			UndoFailure: n.undoFailure, ManualUndo: n.manualUndo, Signal: n.signal, Child: n.child,
 			Tuning: Tuning{
 				Attempts: n.retry.limit(g.endless(i)), UndoAttempts: n.undoRetry.limit(true), Timeout: n.timeout,
-				Parallel: n.parallel,
+				Parallel: n.parallel, Limit: n.gate.String(),
 			},
 		}
 		if n.kind == kindAwait || n.kind == kindSleep {

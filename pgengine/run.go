@@ -123,9 +123,14 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 
 // advance performs the step that the lane is at and settles it. moved: the lane goes on, at its next step.
 func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
+	step := l.name()
 	moved, err = e.perform(ctx, l)
 	if errors.Is(err, errTurnedBack) {
-		return e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
+		moved, err = e.persist(ctx, l, false, func(ctx context.Context) (bool, error) { return e.turnBack(ctx, l) })
+	}
+	if l.placed { // whatever has become of the step is committed
+		l.placed = false
+		e.leave(ctx, l.opts, l.sagaID, step)
 	}
 	return moved, err
 }
@@ -145,6 +150,9 @@ func (e *Engine) perform(ctx context.Context, l *lane) (moved bool, err error) {
 		return e.failed(ctx, l, failure{err: fmt.Errorf("the database kept it from its end again and again (%d): %s", refused, l.lastRefusal), begun: time.Now()})
 	}
 	if l.at.direction == Undo {
+		if through, moved, err := e.enter(ctx, l); !through {
+			return moved, err
+		}
 		switch n.kind {
 		case kindTx:
 			return e.undoTx(ctx, l)
@@ -158,6 +166,9 @@ func (e *Engine) perform(ctx context.Context, l *lane) (moved bool, err error) {
 		if wanted, err := e.wanted(ctx, l); err != nil || !wanted {
 			return e.skip(ctx, l, err)
 		}
+	}
+	if through, moved, err := e.enter(ctx, l); !through {
+		return moved, err
 	}
 	switch n.kind {
 	case kindTx:

@@ -38,6 +38,9 @@ type Saga[I Input] struct {
 	// what is deferred to the commit is checked at the end.
 	Fuse  bool
 	Steps []Step[I]
+	// Limit bounds how many sagas of this name run at once, from their first step to their end, and how often one
+	// may begin. Those that start beyond it wait before their first step.
+	Limit Limit[I]
 }
 
 // Definition is a [Saga] of any input.
@@ -47,9 +50,9 @@ type Definition interface{ definition() (*graph, []error) }
 func Steps[I Input](steps ...Step[I]) []Step[I] { return steps }
 
 var (
-	sagaNameRule     = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,62}$`)
-	stepNameRule     = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,62}$`)
-	scheduleNameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,99}$`)
+	sagaNameRule = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,62}$`)
+	stepNameRule = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,62}$`)
+	ownNameRule  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,99}$`)
 	// River's own rule for queue names, so that a mistake shows at New and not at the first job.
 	queueNameRule = regexp.MustCompile(`^[a-z0-9]+([_-]?[a-z0-9]+)*$`)
 )
@@ -88,6 +91,14 @@ func (s Saga[I]) definition() (*graph, []error) {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: "the grace of its OnFailure is negative"})
 	}
 	g.timeout, g.strategy, g.fuse = s.Timeout, s.OnFailure, s.Fuse
+	var wrong string
+	if g.gate, wrong = s.Limit.gate(); wrong != "" {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: wrong})
+	}
+	if g.gate != nil && s.Limit.Undo {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: "Limit: Undo is for a step's: a saga keeps its place until it has ended"})
+	}
+	g.gate.named(name)
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
 		return json.Unmarshal(raw, &in)

@@ -171,8 +171,8 @@ func (s *Schedule) check() error {
 		s.Most = defaultMost
 	}
 	switch {
-	case !scheduleNameRule.MatchString(s.Name):
-		return fmt.Errorf("the name %q must match %s", s.Name, scheduleNameRule)
+	case !ownNameRule.MatchString(s.Name):
+		return fmt.Errorf("the name %q must match %s", s.Name, ownNameRule)
 	case s.CatchUp != CatchUpSkip && s.CatchUp != CatchUpOnce && s.CatchUp != CatchUpAll:
 		return fmt.Errorf("CatchUp is %q; there are %s, %s and %s", string(s.CatchUp), CatchUpSkip, CatchUpOnce, CatchUpAll)
 	case s.Grace < 0 || s.Timeout < 0:

@@ -91,6 +91,9 @@ func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
 	e.wake(append(wakes, s.others.wakes()...)...)
 	if s.state.Ended() {
 		e.ends.tell(s.sagaID, nil)
+		if s.g.gate != nil {
+			e.leave(context.Background(), RunOptions{}, s.sagaID, "")
+		}
 		if s.isChild {
 			e.wake(ControlQueue) // its parent is told by a command
 		}

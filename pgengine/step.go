@@ -36,6 +36,7 @@ type TxStep[I Input, R any] struct {
 	Optional      bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
 	ManualUndo    bool          // as in [Activity]
 	Pivot         bool          // from here forward only; see [Saga]
+	Limit         Limit[I]      // how many may run at once, and how often they may begin; see there
 
 	// When says whether the step is done at all. nil: it is. It decides by the input and by what came before,
 	// and does nothing; use [TxStep.Maybe] for the result of such a step.
@@ -69,6 +70,7 @@ type Activity[I Input, R any] struct {
 	Pivot bool
 	// ManualUndo: an operator undoes it by hand, and confirms that with [Engine.Resolve]. Not with an Undo.
 	ManualUndo bool
+	Limit      Limit[I] // how many calls may run at once, and how often they may begin; see there
 
 	When   func(c Call[I]) bool // as in [TxStep]
 	Do     func(ctx context.Context, c Call[I]) (R, error)
@@ -105,8 +107,9 @@ func (s TxStep[I, R]) node() node {
 		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
 		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
-		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If),
+		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
 	}
+	n.limited(s.Limit.gate())
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	if s.Do == nil {
@@ -139,8 +142,9 @@ func (s Activity[I, R]) node() node {
 		kind: kindActivity, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
 		timeout: attemptLimit(s.Timeout, defaultActivityTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
-		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If),
+		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
 	}
+	n.limited(s.Limit.gate())
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	if s.Do == nil {

@@ -16,6 +16,9 @@ import (
 // if there is nothing to take.
 func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 	if t.Step == "" {
+		if err := e.admit(ctx, l); err != nil {
+			return err
+		}
 		if t.Attempt <= 1 && l.lightFooted() {
 			return e.peek(ctx, l)
 		}

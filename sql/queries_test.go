@@ -102,7 +102,7 @@ ALTER TABLE pgsagaz.audit DISABLE TRIGGER USER; -- which refuse it
 ALTER TABLE pgsagaz.audit_answer DISABLE TRIGGER USER;
 TRUNCATE pgsagaz.audit, pgsagaz.audit_answer;
 SELECT pgsagaz.archive_partition((now() AT TIME ZONE 'UTC')::date);
-TRUNCATE pgsagaz.schedule, pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
+TRUNCATE pgsagaz.schedule, pgsagaz.limit_line, pgsagaz.limit_place, pgsagaz.archive, pgsagaz.definition, pgsagaz.saga, pgsagaz.lane, pgsagaz.step, pgsagaz.command, pgsagaz.child, pgsagaz.signal,
 	pgsagaz.outbox, pgsagaz.outbox_stuck, pgsagaz.outbox_dead, pgsagaz.outbox_bucket, pgsagaz.outbox_cursor;
 INSERT INTO pgsagaz.outbox_cursor (id, prev) OVERRIDING SYSTEM VALUE VALUES (1, '3:3:');
 INSERT INTO pgsagaz.outbox_bucket (bucket, cursor_id) SELECT g, 1 FROM generate_series(0, 255) g;
@@ -144,6 +144,18 @@ func TestChecks(t *testing.T) {
 			        SELECT id, name, version, state, tags, input, created_at, ended_at, '[]', '[]', '[]', '[]' FROM pgsagaz.saga WHERE id = $1`,
 		},
 		{
+			rule: "limit_exceeded",
+			plant: `INSERT INTO pgsagaz.limit_line (name, key, concurrency) VALUES ('bank', 'eu', 1);
+			        INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane, at, token, most)
+			        SELECT 'bank', 'eu', l.saga_id, l.step, l.direction, l.id, now(), l.token, 1 FROM pgsagaz.lane l WHERE l.token IS NOT NULL;
+			        INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane, at, token, most)
+			        SELECT 'bank', 'eu', saga_id, '', 'do', lane, at, token, most FROM pgsagaz.limit_place`,
+		},
+		{
+			rule: "limit_line_unattended", saga: "1", step: "b",
+			plant: `INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane) SELECT 'bank', '', saga_id, step, 'do', id FROM pgsagaz.lane WHERE saga_id = $1`,
+		},
+		{
 			rule: "schedule_slot_again",
 			plant: `INSERT INTO pgsagaz.schedule (name, cron, zone, saga, input, tags, catch_up, most, grace, last_at, next_at)
 			        VALUES ('hourly', '@hourly', 'UTC', 'order', '{}', '{}', 'skip', 1, '1 minute', now(), now())`,
@@ -151,6 +163,18 @@ func TestChecks(t *testing.T) {
 		{
 			rule: "child_half_started", saga: "1", step: "b",
 			plant: `INSERT INTO pgsagaz.child (parent_id, step, item, name, input, state) VALUES ($1, 'b', 0, 'order', '{}', 'running')`,
+		},
+		{
+			rule: "limit_exceeded",
+			plant: `INSERT INTO pgsagaz.limit_line (name, key, concurrency) VALUES ('bank', 'eu', 1);
+			        INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane, at, token, most)
+			        SELECT 'bank', 'eu', l.saga_id, l.step, l.direction, l.id, now(), l.token, 1 FROM pgsagaz.lane l WHERE l.token IS NOT NULL;
+			        INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane, at, token, most)
+			        SELECT 'bank', 'eu', saga_id, '', 'do', lane, at, token, most FROM pgsagaz.limit_place`,
+		},
+		{
+			rule: "limit_line_unattended", saga: "1", step: "b",
+			plant: `INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane) SELECT 'bank', '', saga_id, step, 'do', id FROM pgsagaz.lane WHERE saga_id = $1`,
 		},
 		{
 			rule: "schedule_slot_again",

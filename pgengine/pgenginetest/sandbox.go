@@ -174,6 +174,7 @@ func (s *Sandbox) sweep() {
 	s.t.Helper()
 	s.exec(sql.SweepDead, fmt.Sprintf("sandbox %d", s.workers), time.Second)
 	s.exec(sql.SweepDeadlines)
+	s.exec(sql.SweepLimits)
 	s.exec(sql.SweepHints)
 	s.exec(sql.SweepLost)
 	if _, _, err := s.Engine.RunSchedules(s.t.Context()); err != nil {

@@ -17,6 +17,7 @@ func Points() []string {
 		"obey.before", "obey.after",
 		"await.before", "await.after",
 		"children.before", "children.after",
+		"limit.before", "limit.after",
 
 		"outbox.join.before", "outbox.join.after",
 		"outbox.take.before", "outbox.take.after", "outbox.load.before",

@@ -1,2 +1,2 @@
 DROP TABLE pgsagaz.schedule;
-UPDATE pgsagaz.schema_info SET version = 15;
+UPDATE pgsagaz.schema_info SET version = 16;

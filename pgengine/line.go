@@ -1,0 +1,105 @@
+package pgengine
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
+)
+
+// enter lets a lane through to its step, if that has a limit, or puts it to rest until it is called. It is asked before
+// the call, in a transaction of its own that first takes the saga's lock: whoever turns the saga back meanwhile sees the lane
+// held, and waits for it, or sees it rest, and takes it away.
+//
+// Nothing is written when the place is left. It is held by the lane's token at the step, so that whatever takes these
+// away frees it in the same commit: the step's end, a failed attempt, a worker's death.
+//
+// If the lane is not let through, moved says whether it goes on elsewhere.
+func (e *Engine) enter(ctx context.Context, l *lane) (through, moved bool, err error) {
+	g, begun := l.node().gate, time.Now()
+	if g == nil || l.at.direction == Undo && !g.undo {
+		return true, false, nil
+	}
+	key, err := g.line(l.call())
+	if err != nil {
+		moved, err = e.failed(ctx, l, failure{err: err, begun: begun})
+		return false, moved, err
+	}
+	through, err = e.stand(ctx, l, g, key, l.name())
+	l.placed = through && g.concurrency > 0
+	return through, false, err
+}
+
+// stand asks for a place in a line. step "": for the saga as a whole, whose lane nobody has taken yet.
+func (e *Engine) stand(ctx context.Context, l *lane, g *gate, key, step string) (through bool, err error) {
+	var concurrency *int
+	if g.concurrency > 0 {
+		concurrency = &g.concurrency
+	}
+	var spacing *time.Duration
+	if g.spacing > 0 {
+		spacing = &g.spacing
+	}
+	var wait *float64
+	var queues []string
+	failpoint.Hit("limit.before")
+	err = e.pool.QueryRow(ctx, sql.LimitEnter, l.sagaID, l.patient(false), l.id, l.token, step, string(l.at.direction),
+		g.name, key, concurrency, spacing).Scan(&wait, &queues)
+	if err != nil {
+		return false, answered(err)
+	}
+	failpoint.Hit("limit.after")
+	e.wake(queues...)
+	if wait != nil && *wait > 0 {
+		l.opts.due(time.Duration(*wait * float64(time.Second)))
+	}
+	return wait != nil && *wait == 0, nil
+}
+
+// admit lets a saga with a limit begin, or puts its first lane to rest until it is called.
+func (e *Engine) admit(ctx context.Context, l *lane) error {
+	if l.g.gate == nil {
+		return nil
+	}
+	if err := e.peek(ctx, l); err != nil { // for its input
+		return err
+	}
+	c := l.call()
+	c.step, c.results = "", nil
+	key, err := l.g.gate.line(c)
+	if err != nil {
+		return err
+	}
+	through, err := e.stand(ctx, l, l.g.gate, key, "")
+	l.at.node = -1 // it has yet to begin
+	if err == nil && !through {
+		err = errLost
+	}
+	return err
+}
+
+// leave calls the next in line, after the commit that has freed a place: if this is not done, a sweeper does it. Where it was
+// not freed, nobody is called.
+func (e *Engine) leave(ctx context.Context, o RunOptions, sagaID, step string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	type called struct {
+		Queue   string
+		Seconds float64
+	}
+	rows, err := e.pool.Query(ctx, sql.LimitLeave, sagaID, step)
+	if err != nil {
+		return
+	}
+	next, _ := pgx.CollectRows(rows, pgx.RowToStructByPos[called])
+	for _, c := range next {
+		if c.Seconds > 0 {
+			o.due(time.Duration(c.Seconds * float64(time.Second)))
+			continue
+		}
+		e.wake(c.Queue)
+	}
+}

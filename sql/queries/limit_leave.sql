@@ -1,0 +1,1 @@
+SELECT queue, seconds FROM pgsagaz.limit_leave($1, $2)

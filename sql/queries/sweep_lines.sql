@@ -1,0 +1,1 @@
+SELECT pgsagaz.limit_clear()
