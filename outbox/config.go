@@ -88,6 +88,8 @@ const (
 	brokerFirst  = 10 * time.Millisecond  // backoff after a failure of the broker
 	brokerMost   = time.Second
 	maintainTick = 200 * time.Millisecond
+	directTurn   = 10 * time.Second // of a slot of outbox_direct
+	directBytes  = 8 << 20          // of it, after which its turn is over sooner
 )
 
 func (c Config) withDefaults() (Config, error) {

@@ -14,7 +14,9 @@
 //	 ├ session.save   how far each cursor has come, ten times a second
 //	 └ session.put    an event that the broker rejects, and those of its key behind it, leave the stream
 //	Relay.beat        lives; takes over from the dead; shares buckets with those that join
-//	Relay.maintain    messages that fall due, the next slot, the archive, the limit
+//	Relay.maintain    messages that fall due, or whose writer did not publish them; the next slot, the archive, the limit
+//
+//	Direct            instead of all that, for messages without an order: published by the goroutine that commits
 //
 // # What is promised
 //
@@ -54,8 +56,17 @@
 //
 // Waking. A NOTIFY inside a transaction holds a lock of the whole server while it commits: 415 commits/s against 12,800. So
 // it is sent after the commit, from another transaction, at most once in some milliseconds ([sql.WakeOnCommit]).
-// What a wake causes to be published at once is what [Optimistic] configures and measures. The committing goroutine itself
-// never publishes: two publishers of one key would need a claim on each row, which is what this design has none of.
+// What a wake causes to be published at once is what [Optimistic] configures and measures.
+//
+// Publishing after the commit. The committing goroutine publishes only where it is asked to, and without order ([Direct]): two publishers
+// of one stream need a claim on each row, which is what the stream has none of. So these messages lie in a table of
+// their own, leased to their writer by a time in the row: a row that is there was not acknowledged, and one whose
+// lease has ended joins the stream. Kept in the stream they would need a word to whichever relay reads it that they are
+// gone already; kept among the scheduled ones, whose index of due times is read all the time, each would leave a dead entry on that
+// path for as long as anybody holds a snapshot. Here the dead rows lie in two slots that take turns of some seconds, and a slot
+// without live rows is truncated, snapshot or not. It costs a look before and a DELETE after the publishing, shared by the
+// calls that come together, and saves the read: 0.5 ms from the commit to the acknowledgement instead of 0.7 in the relay's own
+// process, 3.6 in another.
 //
 // Failing. [RejectedError] blames the event. It and those of its key behind it move to outbox_stuck, from where they are tried again; the
 // row stays, done, until the cursor has passed the event's place in the stream, so that no restart meets it there again. After its last attempt

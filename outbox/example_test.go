@@ -46,6 +46,30 @@ func Example() {
 	}
 }
 
+// An event that nobody orders by, published by the goroutine that commits it. A relay, here or elsewhere, sees to what fails.
+func ExampleDirect() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, "postgres://localhost/shop")
+	if err != nil {
+		log.Fatal(err)
+	}
+	direct, err := outbox.NewDirect(pool, memorypub.New(memorypub.Config{}), outbox.DirectConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var send func(context.Context) error
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		send, err = direct.PublishAfterCommit(ctx, tx, outbox.JSON("cart.viewed", "", map[string]string{"cart": "c-1"}))
+		return err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := send(ctx); err != nil {
+		log.Print("it leaves with the relay: ", err)
+	}
+}
+
 // What an operator does about a dead letter, in a program.
 func ExampleRedrive() {
 	ctx := context.Background()

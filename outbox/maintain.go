@@ -7,7 +7,7 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// maintain moves messages that fall due, rotates slots, keeps the archive and counts against the limit,
+// maintain moves messages that fall due and those whose writers did not publish them, rotates slots, keeps the archive and counts against the limit,
 // until ctx ends. Every relay does; the database lets one at a time.
 func (r *Relay) maintain(ctx context.Context) {
 	tick := time.NewTicker(maintainTick)
@@ -42,6 +42,13 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 	}
 	if n%5 != 0 {
 		return nil
+	}
+	var emptied bool
+	if err := r.own.QueryRow(ctx, sql.OutboxDirectTend, 1000, directTurn, directBytes).Scan(&moved, &emptied); err != nil {
+		return err
+	}
+	if moved > 0 {
+		r.wake()
 	}
 	var rotated, truncated bool
 	if err := r.own.QueryRow(ctx, sql.OutboxRotate, r.cfg.RotateRows, r.cfg.RotateEvery, r.cfg.Archive > 0).Scan(&rotated, &truncated); err != nil {

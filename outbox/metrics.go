@@ -56,6 +56,25 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	return m, failed
 }
 
+// optimistic counts the attempt to publish an event right after its commit. late: the call took longer than it may; age: of the
+// event, when the broker had answered.
+func (m *metrics) optimistic(err error, late bool, age time.Duration) {
+	m.attempts.Inc()
+	switch {
+	case err == nil:
+		m.success.Inc()
+		m.latency.Observe(seconds(age))
+	case errors.As(err, new(*RejectedError)):
+		m.failures.WithLabelValues("rejected").Inc()
+	case errors.Is(err, ErrHeld):
+		m.failures.WithLabelValues("held").Inc()
+	case late:
+		m.failures.WithLabelValues("timeout").Inc()
+	default:
+		m.failures.WithLabelValues("broker").Inc()
+	}
+}
+
 // register gives back the collector that is there already: relays of one process share theirs.
 func register[C prometheus.Collector](registry prometheus.Registerer, failed *error, c C) C {
 	if registry == nil {

@@ -118,23 +118,8 @@ func (l *loop) answered(a answer) {
 
 // optimistic counts an event's first attempt, if a wake caused it.
 func (l *loop) optimistic(it *item, err error, late bool, now time.Time) {
-	if !it.eager {
-		return
-	}
-	it.eager = false
-	m := l.r.metrics
-	m.attempts.Inc()
-	switch {
-	case err == nil:
-		m.success.Inc()
-		m.latency.Observe(seconds(now.Sub(it.readAt) + it.age))
-	case errors.As(err, new(*RejectedError)):
-		m.failures.WithLabelValues("rejected").Inc()
-	case errors.Is(err, ErrHeld):
-		m.failures.WithLabelValues("held").Inc()
-	case late:
-		m.failures.WithLabelValues("timeout").Inc()
-	default:
-		m.failures.WithLabelValues("broker").Inc()
+	if it.eager {
+		it.eager = false
+		l.r.metrics.optimistic(err, late, now.Sub(it.readAt)+it.age)
 	}
 }

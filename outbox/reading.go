@@ -23,6 +23,14 @@ func (l *loop) reading(now time.Time) op {
 	l.woken = false
 	l.nextRead = now.Add(time.Hour) // apply says when; a wake meanwhile says sooner
 	return func(ctx context.Context, s *session) (func(), error) {
+		if idle && !woken {
+			if same, err := s.unchanged(ctx, wants); err != nil || same {
+				return func() {
+					l.readEnd = time.Now()
+					l.paceReads(0, woken, idle)
+				}, err
+			}
+		}
 		f, err := s.read(ctx, wants, limit)
 		took := time.Since(now)
 		return func() {

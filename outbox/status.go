@@ -28,6 +28,7 @@ type Status struct {
 	Dead       int64   `json:"dead"`
 	Scheduled  int64   `json:"scheduled"`
 	NextDue    float64 `json:"next_due"`    // of those; below 0: overdue
+	Direct     int64   `json:"direct"`      // leased to writers that publish them themselves
 	MaxPending int64   `json:"max_pending"` // 0: no limit
 
 	Guards Guards `json:"guards"`
@@ -174,7 +175,7 @@ func (s *Status) readSlots(ctx context.Context, db sql.Querier) error {
 }
 
 func (s *Status) readTotals(ctx context.Context, db sql.Querier) error {
-	return db.QueryRow(ctx, sql.OutboxStatusTotals).Scan(&s.Dead, &s.Scheduled, &s.NextDue, &s.MaxPending)
+	return db.QueryRow(ctx, sql.OutboxStatusTotals).Scan(&s.Dead, &s.Scheduled, &s.NextDue, &s.MaxPending, &s.Direct)
 }
 
 func (s *Status) readGuards(ctx context.Context, db sql.Querier) error {

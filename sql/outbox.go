@@ -52,6 +52,14 @@ var (
 	OutboxStuckDead string
 	//go:embed queries/outbox_due.sql
 	OutboxDue string
+	//go:embed queries/outbox_direct_insert.sql
+	OutboxDirectInsert string
+	//go:embed queries/outbox_direct_ready.sql
+	OutboxDirectReady string
+	//go:embed queries/outbox_direct_done.sql
+	OutboxDirectDone string
+	//go:embed queries/outbox_direct_tend.sql
+	OutboxDirectTend string
 	//go:embed queries/outbox_rotate.sql
 	OutboxRotate string
 	//go:embed queries/outbox_archive_drop.sql

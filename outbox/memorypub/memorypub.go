@@ -15,14 +15,16 @@ import (
 type Config struct {
 	MaxPayload int      // bytes; a larger one is rejected; 0: none is
 	Topics     []string // events of other topics are rejected; nil: none are
+	Discard    bool     // events are counted and forgotten, for programs that run on
 }
 
-// Broker keeps what is published, in one log. It is an [outbox.Publisher], and its methods may be called at once.
+// Broker keeps what is published, in one log, unless it is to discard it. It is an [outbox.Publisher], and its methods may be called at once.
 type Broker struct {
 	cfg Config
 
 	mu     sync.Mutex
 	log    []outbox.Event
+	count  int
 	closed bool
 }
 
@@ -54,7 +56,10 @@ func (b *Broker) Publish(ctx context.Context, events []outbox.Event) []error {
 			}
 			held[e.Key] = true
 		default:
-			b.log = append(b.log, e)
+			b.count++
+			if !b.cfg.Discard {
+				b.log = append(b.log, e)
+			}
 		}
 	}
 	return errs
@@ -90,14 +95,14 @@ func (b *Broker) Events(topic string) []outbox.Event {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.log)
+	return b.count
 }
 
 // Clear forgets them.
 func (b *Broker) Clear() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.log = nil
+	b.log, b.count = nil, 0
 }
 
 // Close makes later calls of Publish fail. What arrived stays readable.

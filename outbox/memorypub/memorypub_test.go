@@ -44,6 +44,17 @@ func TestClear(t *testing.T) {
 	}
 }
 
+// TestDiscard: what a program publishes for months does not fill its memory.
+func TestDiscard(t *testing.T) {
+	b := memorypub.New(memorypub.Config{Discard: true})
+	for range 3 {
+		b.Publish(t.Context(), []outbox.Event{{ID: uuid.New(), Topic: "a"}})
+	}
+	if b.Len() != 3 || len(b.Events("")) != 0 {
+		t.Errorf("%d events arrived, and %d are kept", b.Len(), len(b.Events("")))
+	}
+}
+
 func ExampleBroker() {
 	b := memorypub.New(memorypub.Config{})
 	b.Publish(context.Background(), []outbox.Event{{Topic: "orders.shipped", Key: "o-1"}})

@@ -1,5 +1,6 @@
 DROP FUNCTION pgsagaz.outbox_drop(bigint);
 DROP FUNCTION pgsagaz.outbox_redrive(bigint);
+DROP FUNCTION pgsagaz.outbox_direct_tend(integer, interval, bigint);
 DROP FUNCTION pgsagaz.outbox_rotate(bigint, interval, boolean);
 DROP FUNCTION pgsagaz.outbox_truncate(smallint, boolean);
 DROP FUNCTION pgsagaz.outbox_archive_drop(timestamptz);
@@ -15,7 +16,7 @@ DROP FUNCTION pgsagaz.publish(text, bytea, text, text, text, jsonb, uuid, text, 
 DROP FUNCTION pgsagaz.outbox_room(integer);
 DROP FUNCTION pgsagaz.outbox_consumed(xid8, bigint, pg_snapshot, pg_snapshot, bigint);
 DROP FUNCTION pgsagaz.outbox_bucket_of(text, uuid);
-DROP TABLE pgsagaz.outbox_pressure, pgsagaz.outbox_archive, pgsagaz.outbox_scheduled, pgsagaz.outbox_dead, pgsagaz.outbox_stuck,
+DROP TABLE pgsagaz.outbox_pressure, pgsagaz.outbox_archive, pgsagaz.outbox_direct, pgsagaz.outbox_scheduled, pgsagaz.outbox_dead, pgsagaz.outbox_stuck,
     pgsagaz.outbox_bucket, pgsagaz.outbox_cursor, pgsagaz.outbox_relay, pgsagaz.outbox_state, pgsagaz.outbox;
 DROP SEQUENCE pgsagaz.outbox_id_seq;
 UPDATE pgsagaz.schema_info SET version = 12;

@@ -41,6 +41,8 @@ CREATE TABLE pgsagaz.outbox_state (
     first_id          bigint NOT NULL DEFAULT 1,                  -- the next to be drawn then
     truncated_id      bigint NOT NULL DEFAULT 0,                  -- the highest that was ever truncated away
     limited           boolean NOT NULL DEFAULT false,             -- there is a limit, in outbox_pressure
+    direct_slot       smallint NOT NULL DEFAULT 0,                -- the same two for outbox_direct
+    direct_rotated_at timestamptz NOT NULL DEFAULT pgsagaz.now(),
     system_identifier bigint NOT NULL                             -- transaction ids mean something in one cluster only
 );
 INSERT INTO pgsagaz.outbox_state (system_identifier) SELECT c.system_identifier FROM pg_control_system() c;
@@ -116,6 +118,31 @@ CREATE TABLE pgsagaz.outbox_scheduled (
     step        text
 );
 CREATE INDEX outbox_scheduled_due_idx ON pgsagaz.outbox_scheduled (due_at, id);
+
+-- Messages that their writers publish themselves, right after the commit. Whoever has published one deletes its row;
+-- what is still here when the lease ends goes the way of all messages. Dead rows pile up while somebody holds a
+-- snapshot, but not for long: a slot whose rows are all gone is truncated, and its turn is over after some seconds.
+CREATE TABLE pgsagaz.outbox_direct (
+    slot         smallint NOT NULL,
+    leased_until timestamptz NOT NULL,
+    bucket       smallint NOT NULL,
+    event_id     uuid NOT NULL,
+    topic        text NOT NULL,
+    key          text,
+    routing_key  text NOT NULL,
+    type         text NOT NULL,
+    payload      bytea NOT NULL,
+    headers      jsonb NOT NULL,
+    traceparent  text,
+    saga_id      uuid,
+    step         text,
+    created_at   timestamptz NOT NULL DEFAULT pgsagaz.now()
+) PARTITION BY LIST (slot);
+ALTER TABLE pgsagaz.outbox_direct ALTER COLUMN payload SET STORAGE EXTERNAL;
+CREATE INDEX outbox_direct_event_idx ON pgsagaz.outbox_direct (event_id);
+CREATE INDEX outbox_direct_lease_idx ON pgsagaz.outbox_direct (leased_until);
+CREATE TABLE pgsagaz.outbox_direct_0 PARTITION OF pgsagaz.outbox_direct FOR VALUES IN (0) WITH (autovacuum_enabled = false);
+CREATE TABLE pgsagaz.outbox_direct_1 PARTITION OF pgsagaz.outbox_direct FOR VALUES IN (1) WITH (autovacuum_enabled = false);
 
 -- What was published, where an archive was asked for. A partition a day.
 CREATE TABLE pgsagaz.outbox_archive (LIKE pgsagaz.outbox) PARTITION BY RANGE (created_at);
@@ -461,6 +488,62 @@ BEGIN
     END LOOP;
     DELETE FROM pgsagaz.outbox_stuck s USING pgsagaz.outbox_bucket b, pgsagaz.outbox_cursor c
         WHERE s.done AND b.bucket = s.bucket AND c.id = b.cursor_id AND pgsagaz.outbox_consumed(s.txid, s.id, c.prev, c.cur, c.last_id);
+END
+$$;
+
+-- Puts what was not published within its lease into the stream, and keeps outbox_direct small: the turn of a slot ends
+-- when it is p_age old or p_bytes large, and then it is truncated once it holds nothing. Returns how many it put, and whether it
+-- truncated.
+CREATE FUNCTION pgsagaz.outbox_direct_tend(p_limit integer, p_age interval, p_bytes bigint, OUT moved integer, OUT truncated boolean)
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    state pgsagaz.outbox_state;
+    sizes bigint[] := ARRAY[pg_relation_size('pgsagaz.outbox_direct_0'), pg_relation_size('pgsagaz.outbox_direct_1')]; -- without regard to visibility
+    other smallint;
+    found boolean;
+BEGIN
+    moved := 0;
+    truncated := false;
+    IF sizes = '{0,0}' OR NOT pg_try_advisory_xact_lock(1347637071, 3) THEN
+        RETURN;
+    END IF;
+    -- Who is just recording that he has published has locked his rows, in an order of his own: they are not waited for.
+    WITH overdue AS MATERIALIZED (
+        SELECT d.tableoid AS part, d.ctid AS place FROM pgsagaz.outbox_direct d WHERE d.leased_until <= pgsagaz.now()
+        ORDER BY d.leased_until LIMIT p_limit FOR UPDATE SKIP LOCKED),
+    gone AS (
+        DELETE FROM pgsagaz.outbox_direct d USING overdue o WHERE d.tableoid = o.part AND d.ctid = o.place RETURNING d.*)
+    INSERT INTO pgsagaz.outbox (slot, bucket, event_id, topic, key, routing_key, type, payload, headers, traceparent, saga_id, step, created_at)
+        SELECT s.slot, g.bucket, g.event_id, g.topic, g.key, g.routing_key, g.type, g.payload, g.headers, g.traceparent, g.saga_id, g.step, g.created_at
+        FROM gone g, pgsagaz.outbox_state s ORDER BY g.created_at;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved > 0 THEN
+        PERFORM pgsagaz.durable();
+    END IF;
+
+    SELECT * INTO state FROM pgsagaz.outbox_state;
+    other := 1 - state.direct_slot;
+    IF sizes[other + 1] = 0 THEN
+        IF sizes[state.direct_slot + 1] >= p_bytes OR sizes[state.direct_slot + 1] > 0 AND pgsagaz.now() - state.direct_rotated_at >= p_age THEN
+            UPDATE pgsagaz.outbox_state SET direct_slot = other, direct_rotated_at = pgsagaz.now();
+        END IF;
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM pgsagaz.outbox_direct_%s)', other) INTO found;
+    IF found THEN
+        RETURN;
+    END IF;
+    BEGIN -- the lock proves that no transaction has a row in here that is not committed, and the look after it that none has come in
+        EXECUTE format('LOCK TABLE pgsagaz.outbox_direct_%s IN ACCESS EXCLUSIVE MODE NOWAIT', other);
+        EXECUTE format('SELECT EXISTS (SELECT FROM pgsagaz.outbox_direct_%s)', other) INTO found;
+        IF NOT found THEN
+            EXECUTE format('TRUNCATE pgsagaz.outbox_direct_%s', other);
+            truncated := true;
+        END IF;
+    EXCEPTION WHEN lock_not_available THEN
+        NULL; -- next time
+    END;
 END
 $$;
 

@@ -30,17 +30,25 @@ type Measure struct {
 	Ratios []float64 `json:"ratios,omitempty"`
 	P50    float64   `json:"p50_ms,omitempty"`
 	P99    float64   `json:"p99_ms,omitempty"`
-	// TableBytes is the largest that the outbox's table was while it was measured.
-	TableBytes int64 `json:"table_bytes,omitempty"`
+	// TableBytes is the largest that the outbox's table was while it was measured, and TableOverTime the largest in each tenth
+	// of that time, in the last round.
+	TableBytes    int64   `json:"table_bytes,omitempty"`
+	TableOverTime []int64 `json:"table_bytes_over_time,omitempty"`
+	// Of a core, in percent: this process, and the backends of Postgres that serve it.
+	ClientCPU float64 `json:"client_cpu_percent,omitempty"`
+	ServerCPU float64 `json:"server_cpu_percent,omitempty"`
 }
 
 // OutboxParts are what [Outbox] measures.
-var OutboxParts = []string{"drain", "sustained", "transactions", "latency"}
+var OutboxParts = []string{"drain", "sustained", "transactions", "latency", "idle"}
 
 // Outbox measures the outbox with a broker in memory: those of OutboxParts, nil: all. The database must be
 // migrated, and no relay run on it.
-func Outbox(ctx context.Context, config *pgxpool.Config, parts []string, o Options) ([]Measure, error) {
-	o = o.withDefaults()
+func Outbox(ctx context.Context, config *pgxpool.Config, parts []string, o OutboxOptions) ([]Measure, error) {
+	o.Options = o.Options.withDefaults()
+	if o.Idle == 0 {
+		o.Idle = 10 * time.Second
+	}
 	config = config.Copy()
 	config.MaxConns = max(config.MaxConns, 40)
 	sql.WakeOnCommit(config)
@@ -49,12 +57,12 @@ func Outbox(ctx context.Context, config *pgxpool.Config, parts []string, o Optio
 		return nil, err
 	}
 	defer pool.Close()
-	b := &outboxBench{Options: o, config: config, pool: pool}
+	b := &outboxBench{OutboxOptions: o, config: config, pool: pool}
 	if err := b.prepare(ctx); err != nil {
 		return nil, err
 	}
 	var all []Measure
-	for i, f := range []func(context.Context) ([]Measure, error){b.drains, b.sustained, b.transactions, b.latencies} {
+	for i, f := range []func(context.Context) ([]Measure, error){b.drains, b.sustained, b.transactions, b.latencies, b.idle} {
 		if len(parts) > 0 && !slices.Contains(parts, OutboxParts[i]) {
 			continue
 		}
@@ -67,8 +75,14 @@ func Outbox(ctx context.Context, config *pgxpool.Config, parts []string, o Optio
 	return all, nil
 }
 
-type outboxBench struct {
+// OutboxOptions are those of [Outbox]. The zero value of each field is its default.
+type OutboxOptions struct {
 	Options
+	Idle time.Duration // for how long a relay that has nothing to do is watched; 0: 10 s
+}
+
+type outboxBench struct {
+	OutboxOptions
 	config *pgxpool.Config
 	pool   *pgxpool.Pool
 }
@@ -170,11 +184,11 @@ func (b *outboxBench) drains(ctx context.Context) ([]Measure, error) {
 }
 
 // inserts has 8 writers publish, 10 messages a transaction, for a while. Returns how many messages, and how long it took.
-func (b *outboxBench) inserts(ctx context.Context) (n int, took time.Duration, err error) {
+func (b *outboxBench) inserts(ctx context.Context, duration time.Duration) (n int, took time.Duration, err error) {
 	payload := make([]byte, 200)
 	var count atomic.Int64
 	begun := time.Now()
-	_, err = measure(ctx, b.Duration, 8, func(ctx context.Context) error {
+	_, err = measure(ctx, duration, 8, func(ctx context.Context) error {
 		messages := make([]outbox.Message, 10)
 		i := count.Add(10)
 		for j := range messages {
@@ -185,68 +199,86 @@ func (b *outboxBench) inserts(ctx context.Context) (n int, took time.Duration, e
 	return int(count.Load()), time.Since(begun), err
 }
 
+// alone is for how long the writers insert without a relay, at most: their rate does not change, and all of it must be published after.
+const alone = 10 * time.Second
+
 func (b *outboxBench) sustained(ctx context.Context) ([]Measure, error) {
-	var alone, together, ratios []float64
-	var largest int64
+	var insert, together, ratios, tables []float64
+	var sizes []int64
 	for round := -1; round < b.Rounds; round++ {
 		b.Progress(fmt.Sprintf("insert and publish: round %d of %d", round+1, b.Rounds))
-		n, took, err := b.inserts(ctx)
-		if err != nil {
-			return nil, err
+		duration := b.Duration
+		if round < 0 {
+			duration = min(duration, 3*time.Second)
 		}
-		a := float64(n) / took.Seconds()
-
-		// The relay begins with what is there, and that is not counted.
-		broker := memorypub.New(memorypub.Config{})
-		stop, err := b.relay(ctx, b.pool, broker)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = stop() }()
-		if err := arrived(ctx, broker, n); err != nil {
-			return nil, err
-		}
-		broker.Clear()
-		watching, watched := context.WithCancel(ctx)
-		sizes := make(chan int64, 1)
-		go func() { sizes <- b.watch(watching) }()
-		begun := time.Now()
-		n, _, err = b.inserts(ctx)
-		if err == nil {
-			err = arrived(ctx, broker, n)
-		}
-		t := float64(n) / time.Since(begun).Seconds()
-		watched()
-		size := <-sizes
-		if err2 := stop(); err == nil {
-			err = err2
-		}
+		i, t, s, err := b.sustain(ctx, duration)
 		if err != nil {
 			return nil, err
 		}
 		if round >= 0 {
-			alone, together, ratios = append(alone, a), append(together, t), append(ratios, t/a)
-			largest = max(largest, size)
+			insert, together, ratios, sizes = append(insert, i), append(together, t), append(ratios, t/i), s
+			tables = append(tables, float64(slices.Max(s)))
 		}
 	}
 	return []Measure{{
 		Name: "sustained", What: "8 writers and a relay together, until the last event is acknowledged, against the writers alone",
-		PerSecond: median(together), Floor: median(alone), Ratio: median(ratios), Ratios: ratios, TableBytes: largest,
+		PerSecond: median(together), Floor: median(insert), Ratio: median(ratios), Ratios: ratios, TableBytes: int64(slices.Max(tables)), TableOverTime: sizes,
 	}}, nil
 }
 
-// watch returns the largest size of the table until ctx ends.
-func (b *outboxBench) watch(ctx context.Context) (largest int64) {
-	for {
+// sustain has writers insert, alone and then with a relay beside them. Returns the events a second of both, and the largest size of the table in
+// each tenth of the second part.
+func (b *outboxBench) sustain(ctx context.Context, duration time.Duration) (insert, together float64, sizes []int64, err error) {
+	n, took, err := b.inserts(ctx, min(duration, alone))
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	insert = float64(n) / took.Seconds()
+
+	// The relay begins with what is there, and that is not counted.
+	broker := memorypub.New(memorypub.Config{Discard: true})
+	stop, err := b.relay(ctx, b.pool, broker)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer func() {
+		if err2 := stop(); err == nil {
+			err = err2
+		}
+	}()
+	if err := arrived(ctx, broker, n); err != nil {
+		return 0, 0, nil, err
+	}
+	broker.Clear()
+	watching, watched := context.WithCancel(ctx)
+	defer watched()
+	result := make(chan []int64, 1)
+	go func() { result <- b.watch(watching, duration/10) }()
+	begun := time.Now()
+	if n, _, err = b.inserts(ctx, duration); err == nil {
+		err = arrived(ctx, broker, n)
+	}
+	together = float64(n) / time.Since(begun).Seconds()
+	watched()
+	return insert, together, <-result, err
+}
+
+// watch returns the largest size of the table in each part of the time until ctx ends.
+func (b *outboxBench) watch(ctx context.Context, part time.Duration) (sizes []int64) {
+	for begun := time.Now(); ; {
+		i := int(time.Since(begun) / max(part, time.Millisecond))
+		for len(sizes) <= i {
+			sizes = append(sizes, 0)
+		}
 		var size int64
 		err := b.pool.QueryRow(ctx, "SELECT sum(pg_total_relation_size(('pgsagaz.outbox_' || g)::regclass))::bigint FROM generate_series(0, 3) g").Scan(&size)
 		if err == nil {
-			largest = max(largest, size)
+			sizes[i] = max(sizes[i], size)
 		}
 		select {
 		case <-ctx.Done():
-			return largest
-		case <-time.After(200 * time.Millisecond):
+			return sizes
+		case <-time.After(min(200*time.Millisecond, part/2)):
 		}
 	}
 }
@@ -324,12 +356,12 @@ func (b *outboxBench) latencies(ctx context.Context) (all []Measure, err error) 
 			}
 			defer pool.Close()
 		}
-		p := &acks{Publisher: memorypub.New(memorypub.Config{})}
+		p := &acks{Publisher: memorypub.New(memorypub.Config{Discard: true})}
 		stop, err := b.relay(ctx, pool, p)
 		if err != nil {
 			return all, err
 		}
-		took, err := b.latency(ctx, p)
+		took, err := b.latency(ctx, p, b.publish)
 		if err2 := stop(); err == nil {
 			err = err2
 		}
@@ -338,10 +370,37 @@ func (b *outboxBench) latencies(ctx context.Context) (all []Measure, err error) 
 		}
 		all = append(all, Measure{Name: how.name, What: how.what, P50: quantile(took, 0.5), P99: quantile(took, 0.99)})
 	}
-	return all, nil
+	b.Progress("latency_after_commit")
+	p := &acks{Publisher: memorypub.New(memorypub.Config{Discard: true})}
+	direct, err := outbox.NewDirect(b.pool, p, outbox.DirectConfig{Logger: b.Logger})
+	if err != nil {
+		return all, err
+	}
+	took, err := b.latency(ctx, p, func(ctx context.Context, m outbox.Message) (committed time.Time, err error) {
+		var send func(context.Context) error
+		err = pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) (err error) {
+			send, err = direct.PublishAfterCommit(ctx, tx, m)
+			return err
+		})
+		committed = time.Now()
+		if err == nil {
+			err = send(ctx)
+		}
+		return committed, err
+	})
+	if err != nil {
+		return all, err
+	}
+	return append(all, Measure{Name: "latency_after_commit", What: "the same, published by the writer itself (PublishAfterCommit)", P50: quantile(took, 0.5), P99: quantile(took, 0.99)}), nil
 }
 
-func (b *outboxBench) latency(ctx context.Context, p *acks) ([]float64, error) {
+// publish commits a message, and says when.
+func (b *outboxBench) publish(ctx context.Context, m outbox.Message) (committed time.Time, err error) {
+	err = pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error { return outbox.Publish(ctx, tx, m) })
+	return time.Now(), err
+}
+
+func (b *outboxBench) latency(ctx context.Context, p *acks, publish func(context.Context, outbox.Message) (committed time.Time, err error)) ([]float64, error) {
 	const every = 5 * time.Millisecond
 	n := int(b.Duration*time.Duration(b.Rounds)/every) + 200
 	committed := make([]time.Time, n)
@@ -351,10 +410,10 @@ func (b *outboxBench) latency(ctx context.Context, p *acks) ([]float64, error) {
 	for i := range n {
 		m := outbox.Message{ID: uuid.Must(uuid.NewV7()), Topic: "bench.latency", Key: fmt.Sprint(i % 100), Payload: []byte("{}")}
 		ids[i] = m.ID
-		if err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error { return outbox.Publish(ctx, tx, m) }); err != nil {
+		var err error
+		if committed[i], err = publish(ctx, m); err != nil {
 			return nil, err
 		}
-		committed[i] = time.Now()
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()

@@ -86,22 +86,32 @@ func (a *app) bench() *cobra.Command {
 				return err
 			}
 			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
-				results, err := bench.Outbox(cmd.Context(), config, parts, o)
+				results, err := bench.Outbox(cmd.Context(), config, parts, bench.OutboxOptions{Options: o, Idle: a.cfg.benchIdle})
 				if err != nil {
 					return err
 				}
 				return a.print(results, func(w io.Writer) {
-					rows := [][]string{{"", "per second", "floor", "ratio", "p50 ms", "p99 ms", "table MB", "what"}}
+					rows := [][]string{{"", "per second", "floor", "ratio", "p50 ms", "p99 ms", "table MB", "client CPU %", "server CPU %", "what"}}
 					for _, r := range results {
 						rows = append(rows, []string{r.Name, figureOrDash(r.PerSecond), figureOrDash(r.Floor), figureOrDash(r.Ratio),
-							figureOrDash(r.P50), figureOrDash(r.P99), figureOrDash(float64(r.TableBytes) / (1 << 20)), r.What})
+							figureOrDash(r.P50), figureOrDash(r.P99), figureOrDash(float64(r.TableBytes) / (1 << 20)),
+							figureOrDash(r.ClientCPU), figureOrDash(r.ServerCPU), r.What})
 					}
 					table(w, "", rows)
+					for _, r := range results {
+						if len(r.TableOverTime) > 0 {
+							fmt.Fprintf(w, "\n%s: table MB over time:", r.Name)
+							for _, size := range r.TableOverTime {
+								fmt.Fprintf(w, " %.0f", float64(size)/(1<<20))
+							}
+							fmt.Fprintln(w)
+						}
+					}
 				})
 			})
 		},
 	}
-	a.cfg.bind(box.Flags(), "duration", "rounds")
+	a.cfg.bind(box.Flags(), "duration", "rounds", "idle")
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
 	a.cfg.bind(wake.Flags(), "duration")
 	cmd.AddCommand(saga, wake, box, a.benchInbox())
@@ -132,8 +142,8 @@ func (a *app) benchOptions() (bench.Options, error) {
 	switch {
 	case o.Steps < 0 || o.Steps > 1000:
 		return o, usagef("--steps: %d is not between 1 and 1000", o.Steps)
-	case o.Duration < 0 || o.Rounds < 0:
-		return o, usagef("--duration and --rounds must not be negative")
+	case o.Duration < 0 || o.Rounds < 0 || a.cfg.benchIdle < 0:
+		return o, usagef("--duration, --rounds and --idle must not be negative")
 	}
 	return o, nil
 }

@@ -29,7 +29,7 @@ import (
 
 // openPublisher makes the publisher of a URL. It connects when it first publishes.
 //
-//	memory                                      events go nowhere, and are forgotten with the process
+//	memory                                      events are acknowledged and forgotten at once: for trials
 //	kafka://[user:password@]host:port[,host:port...]     kafka+ssl:// with TLS
 //	amqp://user:password@host:port/vhost                 amqps:// with TLS
 //	redis://[user:password@]host:port[,host:port...]/db  rediss:// with TLS; several hosts are a cluster
@@ -42,8 +42,8 @@ import (
 //	redis   prefix=TEXT  maxlen=N  replicas=N  master=NAME (then the hosts are Sentinels)
 func openPublisher(address string, log *slog.Logger) (outbox.Publisher, error) {
 	if address == "memory" || address == "memory:" || address == "memory://" {
-		log.Warn("broker: events are published to the memory of this process, and nowhere else")
-		return memorypub.New(memorypub.Config{}), nil
+		log.Warn("broker: memory: events are acknowledged and forgotten, and reach nobody")
+		return memorypub.New(memorypub.Config{Discard: true}), nil
 	}
 	u, err := parseBroker(address)
 	if err != nil {

@@ -35,6 +35,7 @@ type config struct {
 	benchRows               int
 	benchConcurrency        []string
 	benchDuration           time.Duration
+	benchIdle               time.Duration
 
 	orders, demoWorkers int
 	failRate            float64
@@ -89,6 +90,7 @@ func (c *config) settings() []setting {
 		{&c.benchSteps, "steps", "", 5, "steps of a saga"},
 		{&c.benchConcurrency, "concurrency", "", []string{"1", "64"}, "how many sagas are in flight; one result each"},
 		{&c.benchDuration, "duration", "", 3 * time.Second, "how long one round of one side takes"},
+		{&c.benchIdle, "idle", "", 10 * time.Second, "how long a relay that has nothing to do is watched"},
 		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
 		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox"},
 

@@ -69,6 +69,9 @@ func showOutbox(w io.Writer, s outbox.Status) {
 	if s.Scheduled > 0 {
 		fmt.Fprintf(w, ", the next in %s", age(s.NextDue))
 	}
+	if s.Direct > 0 {
+		fmt.Fprintf(w, "\ndirect     %d, published by their writers", s.Direct)
+	}
 	fmt.Fprintln(w)
 
 	if len(s.Relays) == 0 {
