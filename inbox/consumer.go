@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Config of a [Consumer]. The zero value of each field but Name is its default.
@@ -227,6 +228,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if len(back) > 0 {
+		failpoint.Hit("inbox.give_back")
 		if err := c.source.Release(bounded, back); err != nil {
 			c.log.WarnContext(ctx, "could not give messages back; the broker will find out", "messages", len(back), "error", err)
 		}
@@ -336,6 +338,7 @@ func (c *Consumer) ack(ctx context.Context, acks []Delivery) {
 	for attempt := 1; ; attempt++ {
 		err := c.source.Ack(bounded, acks)
 		if err == nil {
+			failpoint.Hit("inbox.acked")
 			return
 		}
 		if attempt == 3 || pause(bounded, Backoff{10 * time.Millisecond, time.Second}.delay(attempt)) != nil {

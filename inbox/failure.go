@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // mayTry says whether an item that is alone is to be handled. If not, it has been dealt with here.
@@ -76,6 +77,8 @@ func (l *lane) failed(ctx context.Context, it *item, err error) {
 // count counts a failed attempt, in a transaction of its own: the handler's was rolled back. 0 attempts: somebody
 // else has dealt with the event meanwhile. If it can't, the item waits, and is not ok.
 func (l *lane) count(ctx context.Context, it *item, why error) (attempts int, ok bool) {
+	failpoint.Hit("inbox.count.before")
+	defer failpoint.Hit("inbox.count.after")
 	err := l.c.pool.QueryRow(ctx, sql.InboxFail, l.c.cfg.Name, it.id.String(), clean(it.m.Topic), clean(it.m.Type), describe(why)).Scan(&attempts)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -98,6 +101,7 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 	defer cancel()
 	err := pgx.BeginTxFunc(bounded, l.c.pool, readCommitted, func(tx pgx.Tx) (err error) {
 		dead, err = l.c.bury(bounded, tx, it, reason, why)
+		failpoint.Hit("inbox.bury.before")
 		if err == nil && dead != nil && l.c.cfg.OnDead != nil {
 			err = protected(func() error { return l.c.cfg.OnDead(bounded, handlerTx{tx}, *dead) })
 		}
@@ -108,6 +112,7 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 		l.hold(it, jitter(min(l.c.cfg.Backoff.Max, 5*time.Second)))
 		return
 	}
+	failpoint.Hit("inbox.bury.after")
 	if dead == nil {
 		l.c.metrics.done(duplicate, it.m.Type, 0)
 	} else {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 const (
@@ -125,6 +126,7 @@ func (r *Cleaned) partitions(ctx context.Context, db sql.Querier) error {
 	if err := db.QueryRow(ctx, sql.InboxFloorRaise, r.Retention).Scan(&r.Floor, &foreignFloor); err != nil {
 		return err
 	}
+	failpoint.Hit("inbox.floor.raised")
 	rows, err := db.Query(ctx, sql.InboxDroppable)
 	if err != nil {
 		return err
@@ -147,9 +149,11 @@ func (r *Cleaned) partitions(ctx context.Context, db sql.Querier) error {
 				return fmt.Errorf("detach %s: %w", p.Name, err)
 			}
 		}
+		failpoint.Hit("inbox.drop.detached")
 		if _, err := db.Exec(ctx, sql.InboxDropPartition, p.Name); err != nil {
 			return fmt.Errorf("drop %s: %w", p.Name, err)
 		}
+		failpoint.Hit("inbox.drop.after")
 		r.Dropped = append(r.Dropped, p.Name)
 	}
 	return nil
@@ -176,6 +180,7 @@ func (r *Cleaned) foreign(ctx context.Context, db sql.Querier) error {
 			if n == 0 {
 				break
 			}
+			failpoint.Hit("inbox.foreign.deleted")
 			r.Foreign += n
 			if r.Behind == nil || last.After(*r.Behind) {
 				r.Behind = last

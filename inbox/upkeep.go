@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 const (
@@ -111,6 +112,7 @@ func (c *Consumer) redriveSome(ctx context.Context) error {
 		return it, err
 	})
 	for _, it := range items {
+		failpoint.Hit("inbox.redrive.taken")
 		c.mu.Lock()
 		c.redriving[it.dead] = true
 		c.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Handler does what a message asks for, in the transaction that records it as taken: all that it writes
@@ -121,6 +122,7 @@ func (w *worker) run(ctx context.Context, items []*item) (report, error) {
 	if err != nil {
 		return report{}, w.sort(conn, fmt.Errorf("claim: %w", err))
 	}
+	failpoint.Hit("inbox.claimed")
 	r := report{took: make([]time.Duration, len(items))}
 	begun := time.Now()
 	for i, it := range items {
@@ -133,6 +135,7 @@ func (w *worker) run(ctx context.Context, items []*item) (report, error) {
 		}
 		at := time.Now()
 		err := w.call(ctx, conn, tx, it)
+		failpoint.Hit("inbox.handled")
 		r.took[i] = time.Since(at)
 		if errors.Is(err, ErrTxEnded) {
 			w.disown(ctx, conn, items[i+1:], outcomes[i+1:])
@@ -144,9 +147,11 @@ func (w *worker) run(ctx context.Context, items []*item) (report, error) {
 			return report{}, &blamed{i, err}
 		}
 	}
+	failpoint.Hit("inbox.commit.before")
 	if err := w.commit(ctx, conn, items, outcomes, r); err != nil {
 		return report{}, w.sort(conn, fmt.Errorf("commit: %w", err))
 	}
+	failpoint.Hit("inbox.commit.after")
 	if queues := sql.TakeWakes(conn.Conn()); len(queues) > 0 { // the pool has no sql.WakeOnCommit
 		_, _ = conn.Exec(ctx, sql.Wake, queues) // a lost wake costs a poll
 	}

@@ -29,7 +29,10 @@ const workerVariable = "PGSAGAZ_INTEGRATION_WORKER"
 
 func TestMain(m *testing.M) {
 	if raw := os.Getenv(workerVariable); raw != "" {
-		os.Exit(work(raw))
+		os.Exit(work(raw, runWorker))
+	}
+	if raw := os.Getenv(partVariable); raw != "" {
+		os.Exit(work(raw, runPart))
 	}
 	os.Exit(sqltest.Main(m))
 }
@@ -49,10 +52,10 @@ type workerOptions struct {
 	Hit        int    // at which hit of it
 }
 
-// work is the main function of a worker process.
-func work(raw string) int {
+// work is the main function of a process that runs with the options in raw.
+func work[O any](raw string, run func(O, *slog.Logger) error) int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	var o workerOptions
+	var o O
 	if err := json.Unmarshal([]byte(raw), &o); err != nil {
 		log.Error(err.Error())
 		return 2
@@ -61,8 +64,8 @@ func work(raw string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
 	}()
-	if err := runWorker(o, log); err != nil {
-		log.Error("worker failed", "error", err)
+	if err := run(o, log); err != nil {
+		log.Error("the process failed", "error", err)
 		return 1
 	}
 	return 0
@@ -104,10 +107,10 @@ type process struct {
 	exited chan struct{} // closed when the process is gone
 }
 
-// startProcess starts a worker and does not wait for it.
-func startProcess(t testing.TB, o workerOptions) *process {
+// startProcess starts this binary as what the variable makes of it, and does not wait for it.
+func startProcess(t testing.TB, id, variable string, options any) *process {
 	t.Helper()
-	raw, err := json.Marshal(o)
+	raw, err := json.Marshal(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,8 +118,8 @@ func startProcess(t testing.TB, o workerOptions) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{id: o.ID, cmd: exec.Command(binary), log: newProcessLog(), exited: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), workerVariable+"="+string(raw))
+	p := &process{id: id, cmd: exec.Command(binary), log: newProcessLog(), exited: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), variable+"="+string(raw))
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = endWithParent()
 	stdin, err := p.cmd.StdinPipe()

@@ -105,7 +105,7 @@ func (w *world) launch(o workerOptions) *process {
 		o.URL = w.url
 	}
 	o.Outside = w.outside.url
-	return startProcess(w.t, o)
+	return startProcess(w.t, o.ID, workerVariable, o)
 }
 
 // worker starts a worker process that takes jobs when it returns.

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Direct publishes messages from the goroutine that has committed them, without the way over a relay. It is for topics without an order,
@@ -128,6 +129,7 @@ func (d *Direct) send(ctx context.Context, begun time.Time, ids []string, events
 	if len(ready) == 0 {
 		return errors.Join(failures...)
 	}
+	failpoint.Hit("outbox.direct.ready")
 	asked := time.Now()
 	publishing, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	errs := d.publisher.Publish(publishing, ready)
@@ -149,6 +151,7 @@ func (d *Direct) send(ctx context.Context, begun time.Time, ids []string, events
 		d.metrics.published.WithLabelValues(ready[i].Type).Inc()
 		done = append(done, ready[i].ID.String())
 	}
+	failpoint.Hit("outbox.direct.published")
 	if err := d.record(ctx, done); err != nil { // published it is
 		d.cfg.Logger.WarnContext(ctx, "what was published after its commit could not be recorded as such, and is sent once more", "events", len(done), "error", err)
 	}

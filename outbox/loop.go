@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // loop is the life of one session. All its state belongs to one goroutine, which decides; others act: one on
@@ -159,7 +160,9 @@ func (l *loop) beat(ctx context.Context) {
 		if b.err == nil {
 			b.want = share(buckets, relays, rank)
 			if n := min(free, b.want-mine); n > 0 {
+				failpoint.Hit("outbox.take.before")
 				b.err = l.r.own.QueryRow(bounded, sql.OutboxTake, l.s.epoch, n).Scan(&b.taken)
+				failpoint.Hit("outbox.take.after")
 			}
 		}
 		cancel()
@@ -386,6 +389,7 @@ func (l *loop) saving(now time.Time) op {
 func (l *loop) loading() op {
 	known := maps.Clone(l.known)
 	return func(ctx context.Context, s *session) (func(), error) {
+		failpoint.Hit("outbox.load.before")
 		spans, err := s.cursors(ctx, known)
 		if err != nil {
 			return nil, err

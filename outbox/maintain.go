@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // maintain moves messages that fall due and those whose writers did not publish them, rotates slots, keeps the archive and counts against the limit,
@@ -38,6 +39,7 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 		return err
 	}
 	if moved > 0 {
+		failpoint.Hit("outbox.due.after")
 		r.wake()
 	}
 	if n%5 != 0 {
@@ -48,11 +50,18 @@ func (r *Relay) maintainOnce(ctx context.Context, n int) error {
 		return err
 	}
 	if moved > 0 {
+		failpoint.Hit("outbox.direct.moved")
 		r.wake()
 	}
 	var rotated, truncated bool
 	if err := r.own.QueryRow(ctx, sql.OutboxRotate, r.cfg.RotateRows, r.cfg.RotateEvery, r.cfg.Archive > 0).Scan(&rotated, &truncated); err != nil {
 		return err
+	}
+	if rotated {
+		failpoint.Hit("outbox.rotate.rotated")
+	}
+	if truncated {
+		failpoint.Hit("outbox.rotate.truncated")
 	}
 	statement, args := sql.OutboxPressureOff, []any(nil)
 	if r.cfg.MaxPending > 0 {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // dispatch begins a call for every lane that can have one, and says how long until another can.
@@ -40,7 +42,9 @@ func (l *loop) call(x *lane, batch []*item) {
 	l.calls.Go(func() {
 		ctx, cancel := context.WithTimeout(l.calling, timeout)
 		defer cancel()
+		failpoint.Hit("outbox.publish.before")
 		errs := l.r.publisher.Publish(ctx, events)
+		failpoint.Hit("outbox.publish.after")
 		l.answers <- answer{lane: x, errs: errs, eager: eager, begun: begun, late: ctx.Err() != nil}
 	})
 }

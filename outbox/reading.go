@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // reading reads the next page of every span.
@@ -31,7 +33,9 @@ func (l *loop) reading(now time.Time) op {
 				}, err
 			}
 		}
+		failpoint.Hit("outbox.read.before")
 		f, err := s.read(ctx, wants, limit)
+		failpoint.Hit("outbox.read.after")
 		took := time.Since(now)
 		return func() {
 			l.lastRead, l.readEnd = took, time.Now()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Relay publishes what is in the outbox. Make it with [NewRelay]; it does nothing until [Relay.Run]. Any
@@ -122,6 +123,8 @@ func (r *Relay) session(ctx context.Context) error {
 	// No call is under way any more, so that others may begin at once.
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
+	failpoint.Hit("outbox.leave.before")
+	defer failpoint.Hit("outbox.leave.after")
 	if _, failed := r.own.Exec(leave, sql.OutboxLeave, s.epoch); failed != nil {
 		r.log.WarnContext(ctx, "could not sign off; others will find out when the lease ends", "error", failed)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // session is the one connection that snapshots are taken on, and on which cursors are written. A snapshot is
@@ -58,7 +59,12 @@ func (s *session) begin(ctx context.Context, r *Relay) error {
 	if rebased {
 		r.log.WarnContext(ctx, "this database was restored from another cluster: all messages that are retained are published again")
 	}
-	return s.conn.QueryRow(ctx, sql.OutboxJoin, r.cfg.Name, r.cfg.Lease).Scan(&s.epoch)
+	failpoint.Hit("outbox.join.before")
+	if err := s.conn.QueryRow(ctx, sql.OutboxJoin, r.cfg.Name, r.cfg.Lease).Scan(&s.epoch); err != nil {
+		return err
+	}
+	failpoint.Hit("outbox.join.after")
+	return nil
 }
 
 func (s *session) close() {
@@ -186,6 +192,7 @@ func (s *session) decodeHeaders(text string) (map[string]string, error) {
 
 // save persists how far spans have been published.
 func (s *session) save(ctx context.Context, cursors []int64, to []position) error {
+	failpoint.Hit("outbox.save.before")
 	b := &pgx.Batch{}
 	for i, id := range cursors {
 		b.Queue(sql.OutboxCheckpoint, id, s.epoch, to[i].prev, to[i].cur, to[i].last)
@@ -201,17 +208,31 @@ func (s *session) save(ctx context.Context, cursors []int64, to []position) erro
 			return errFenced
 		}
 	}
-	return results.Close()
+	if err := results.Close(); err != nil {
+		return err
+	}
+	failpoint.Hit("outbox.save.after")
+	return nil
 }
 
 // release gives buckets of a cursor away, as far as they have been published.
 func (s *session) release(ctx context.Context, cursor int64, list []int16, at position) error {
-	return s.fenced(ctx, sql.OutboxRelease, s.epoch, cursor, list, at.prev, at.cur, at.last)
+	failpoint.Hit("outbox.release.before")
+	if err := s.fenced(ctx, sql.OutboxRelease, s.epoch, cursor, list, at.prev, at.cur, at.last); err != nil {
+		return err
+	}
+	failpoint.Hit("outbox.release.after")
+	return nil
 }
 
 // merge puts the buckets of one cursor under another. The other must have been saved as far before.
 func (s *session) merge(ctx context.Context, from, into int64) error {
-	return s.fenced(ctx, sql.OutboxMerge, s.epoch, from, into)
+	failpoint.Hit("outbox.merge.before")
+	if err := s.fenced(ctx, sql.OutboxMerge, s.epoch, from, into); err != nil {
+		return err
+	}
+	failpoint.Hit("outbox.merge.after")
+	return nil
 }
 
 func (s *session) fenced(ctx context.Context, statement string, args ...any) error {
@@ -280,15 +301,18 @@ func (s *session) fetch(ctx context.Context, ids []int64) ([]item, error) {
 
 // put takes messages out of the stream, for good.
 func (s *session) put(ctx context.Context, ids []int64) error {
+	failpoint.Hit("outbox.put.before")
 	tag, err := s.conn.Exec(ctx, sql.OutboxStuckPut, s.epoch, ids)
 	if err == nil && tag.RowsAffected() != int64(len(ids)) {
 		err = errFenced
 	}
+	failpoint.Hit("outbox.put.after")
 	return err
 }
 
 // judge records a verdict.
 func (s *session) judge(ctx context.Context, v *verdict, then Verdict) error {
+	failpoint.Hit("outbox.judge.before")
 	statement, args := sql.OutboxStuckRetry, []any{s.epoch, v.id, v.attempts, v.delay.Seconds(), v.err}
 	if v.dead {
 		statement, args = sql.OutboxStuckDead, []any{s.epoch, v.id, v.attempts, v.err, then == Hold}
@@ -297,11 +321,14 @@ func (s *session) judge(ctx context.Context, v *verdict, then Verdict) error {
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errFenced
 	}
+	failpoint.Hit("outbox.judge.after")
 	return err
 }
 
 // finish records messages of outbox_stuck as published.
 func (s *session) finish(ctx context.Context, ids []int64) error {
+	failpoint.Hit("outbox.finish.before")
 	_, err := s.conn.Exec(ctx, sql.OutboxStuckDone, s.epoch, ids)
+	failpoint.Hit("outbox.finish.after")
 	return err
 }
