@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/inbox"
-	"github.com/pgsagaz/pgsagaz/inbox/memorysub"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
@@ -49,8 +48,9 @@ func TestCrashOfAConsumerAtEveryPoint(t *testing.T) {
 			mustExec(t, pool, `CREATE TABLE ledger (n bigint GENERATED ALWAYS AS IDENTITY, consumer text, event text, key text); CREATE TABLE cured (id integer);
 				SELECT pgsagaz.inbox_make_partitions(now())`)
 			withOldDays(t, pool)
-			broker := memorysub.New(memorysub.Config{Partitions: 4})
-			o := partOptions{URL: url, Post: post{broker: broker}.listen(t), Consumers: []string{"mailer", "search"}}
+			wire := newSwitchboard(t)
+			broker := wire.broker
+			o := partOptions{URL: url, Wire: wire.url, Consumers: []string{"mailer", "search"}}
 			victim := o
 			victim.Failpoint, victim.Hit = point, hit
 			p := startProcess(t, "victim", partVariable, victim)
@@ -67,7 +67,7 @@ func TestCrashOfAConsumerAtEveryPoint(t *testing.T) {
 					if n%3 == 0 {
 						broker.Publish(m)
 					}
-					if n > 200 || !strings.HasSuffix(point, "give_back") { // something must be left over there
+					if n > 1500 || !strings.HasSuffix(point, "give_back") { // something must be left over there
 						time.Sleep(5 * time.Millisecond)
 					}
 				}

@@ -45,7 +45,7 @@ type mail struct {
 	broker *memorypub.Broker
 	cured  atomic.Bool // nothing is rejected any more
 	faulty *outboxtest.Faulty
-	post   string
+	wire   *switchboard
 }
 
 func newMail(t *testing.T) *mail {
@@ -79,7 +79,8 @@ func newMail(t *testing.T) *mail {
 		}
 		return nil
 	}}
-	m.post = post{publisher: m.faulty}.listen(t)
+	m.wire = newSwitchboard(t)
+	m.wire.to = m.faulty
 	return m
 }
 
@@ -134,7 +135,7 @@ func TestCrashOfARelayAtEveryPoint(t *testing.T) {
 		t.Run(fmt.Sprintf("%s_%d", point, hit), func(t *testing.T) {
 			t.Parallel()
 			m := newMail(t)
-			victim := startProcess(t, "victim", partVariable, partOptions{URL: m.url, Post: m.post, Failpoint: point, Hit: hit})
+			victim := startProcess(t, "victim", partVariable, partOptions{URL: m.url, Wire: m.wire.url, Failpoint: point, Hit: hit})
 			load, end := context.WithCancel(context.WithoutCancel(t.Context()))
 			defer end()
 			var loads sync.WaitGroup

@@ -8,7 +8,6 @@
 //	audit_test.go     what must hold when everything has ended, whatever happened before
 //	torture_test.go   a bank under all of that at once, and the proof that nothing was lost (transfer_test.go, wire_test.go)
 //	part_test.go      a relay or consumers as a process of its own
-//	post_test.go      the broker in the test's process that these reach over the wire
 //	versions_test.go  two generations of workers, with two versions of one saga
 //
 // The crash tests, which kill a worker, a relay or a consumer at every point where that could matter, need the build tag failpoint.

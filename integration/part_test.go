@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/rpc"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -29,11 +28,7 @@ const partVariable = "PGSAGAZ_INTEGRATION_PART"
 // partOptions are what such a process is told.
 type partOptions struct {
 	URL       string   // of the database
-	Post      string   // host:port of the test's broker; "": a real one
-	Route     string   // of a real one: kafka, amqp or redis
-	Address   string   // of a real one
-	Topic     string   // at a real one
-	Member    string   // what this process is called among the members of its groups
+	Wire      string   // of the test's switchboard
 	Consumers []string // none: it is a relay
 	Failpoint string   // where to kill itself; "": nowhere
 	Hit       int      // at which hit of it
@@ -71,11 +66,7 @@ func relayConfig() outbox.Config {
 
 // runRelay is a relay, beside which a writer publishes messages of his own right after their commits.
 func runRelay(ctx context.Context, pool *pgxpool.Pool, o partOptions) error {
-	client, err := rpc.Dial("tcp", o.Post)
-	if err != nil {
-		return err
-	}
-	p := postPublisher{client}
+	p := newLine(o.Wire, "")
 	relay, err := outbox.NewRelay(pool, p, relayConfig())
 	if err != nil {
 		return err
@@ -111,11 +102,7 @@ func runRelay(ctx context.Context, pool *pgxpool.Pool, o partOptions) error {
 func runConsumers(ctx context.Context, pool *pgxpool.Pool, o partOptions) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, name := range o.Consumers {
-		source, err := o.source(name)
-		if err != nil {
-			return err
-		}
-		c, err := inbox.NewConsumer(pool, source, takes(name), inbox.Config{Name: name, Workers: 2, Batch: 10, MaxInFlight: 100, MaxAttempts: 1000,
+		c, err := inbox.NewConsumer(pool, newLine(o.Wire, name), takes(name), inbox.Config{Name: name, Workers: 2, Batch: 10, MaxInFlight: 100, MaxAttempts: 1000,
 			Backoff: inbox.Backoff{Initial: 2 * time.Millisecond, Max: 20 * time.Millisecond}, Grace: 200 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			return err
@@ -132,13 +119,6 @@ func runConsumers(ctx context.Context, pool *pgxpool.Pool, o partOptions) error 
 		})
 	}
 	return group.Wait()
-}
-
-func (o partOptions) source(consumer string) (inbox.Source, error) {
-	if o.Post != "" {
-		return joinPost(o.Post, consumer)
-	}
-	return nil, errors.New("no broker")
 }
 
 // takes enters a message in the ledger. Now and then it fails, or panics; a letter that nobody can deliver fails until it is cured.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,7 +31,8 @@ import (
 type switchboard struct {
 	url     string
 	broker  *memorysub.Broker
-	trouble atomic.Int64 // of 100 calls, how many fail
+	trouble atomic.Int64     // of 100 calls, how many fail
+	to      outbox.Publisher // takes what is published, and answers for each event; nil: the log does
 
 	mu      sync.Mutex
 	log     []outbox.Event // as they arrived
@@ -81,6 +83,16 @@ func (s *switchboard) publish(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if s.to != nil {
+		answers := make([]string, len(events))
+		for i, err := range s.to.Publish(r.Context(), events) {
+			if err != nil {
+				answers[i] = err.Error()
+			}
+		}
+		_ = json.NewEncoder(w).Encode(answers)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fails := rand.Int64N(100) < s.trouble.Load()
@@ -97,7 +109,9 @@ func (s *switchboard) publish(w http.ResponseWriter, r *http.Request) {
 	}
 	if fails { // the worst moment
 		http.Error(w, "taken all, and says that it has not", http.StatusServiceUnavailable)
+		return
 	}
+	_ = json.NewEncoder(w).Encode([]string{})
 }
 
 type fetched struct {
@@ -210,9 +224,19 @@ func (l *line) post(ctx context.Context, path string, body, answer any) error {
 // Publish is [outbox.Publisher]'s.
 func (l *line) Publish(ctx context.Context, events []outbox.Event) []error {
 	errs := make([]error, len(events))
-	if err := l.post(ctx, "/publish", events, nil); err != nil {
-		for i := range errs {
+	var answers []string // none: all is well
+	err := l.post(ctx, "/publish", events, &answers)
+	for i := range errs {
+		switch {
+		case err != nil:
 			errs[i] = err
+		case len(answers) == 0 || answers[i] == "":
+		case answers[i] == outbox.ErrHeld.Error():
+			errs[i] = outbox.ErrHeld
+		case strings.HasPrefix(answers[i], "rejected"):
+			errs[i] = &outbox.RejectedError{Err: errors.New(answers[i])}
+		default:
+			errs[i] = errors.New(answers[i])
 		}
 	}
 	return errs
