@@ -15,7 +15,8 @@ import (
 type Config struct {
 	// Lease is how long a relay may be silent before others take its buckets over. 0: 3 s; at least 500 ms.
 	Lease time.Duration
-	// Parallel is how many calls of Publish are under way at once, each for buckets of its own. 0: 8.
+	// Parallel is how many calls of Publish are under way at once, each for buckets of its own; while a part of the broker
+	// fails, as many more for what does not get through. 0: 8.
 	Parallel int
 	// Batch is the most events of one call. 0: 500.
 	Batch int
@@ -87,6 +88,8 @@ const (
 	checkpoint   = 100 * time.Millisecond // between two of a cursor
 	brokerFirst  = 10 * time.Millisecond  // backoff after a failure of the broker
 	brokerMost   = time.Second
+	partial      = time.Minute // since an acknowledgement: what fails then is taken for a part of the broker
+	shelf        = 250_000     // events whose bodies may be forgotten, while they wait for a part of the broker
 	maintainTick = 200 * time.Millisecond
 	directTurn   = 10 * time.Second // of a slot of outbox_direct
 	directBytes  = 8 << 20          // of it, after which its turn is over sooner

@@ -71,5 +71,6 @@
 // Failing. [RejectedError] blames the event. It and those of its key behind it move to outbox_stuck, from where they are tried again; the
 // row stays, done, until the cursor has passed the event's place in the stream, so that no restart meets it there again. After its last attempt
 // it is a dead letter. Any other error blames the broker: the lane waits, 10 ms to 1 s, and sends the same again; where only some
-// keys fail, those wait and others go on, as far as Config.Window reaches.
+// keys fail, as when a topic or a partition is away, those wait in lanes of their own and others go on. What waits there longer keeps its place in
+// memory and not its body, up to a quarter of a million events; beyond that the others wait too.
 package outbox

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -234,6 +235,64 @@ func TestPartOfTheBrokerIsDown(t *testing.T) {
 	w.arrived(104)
 	if got := ofKey(w.broker.Events("t"), "down"); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("%v arrived", got)
+	}
+}
+
+// TestATopicIsDown: for as long as one topic fails, or hangs, all that is for others goes on, also when more waits than the relay may
+// hold; and then all of it leaves in order.
+func TestATopicIsDown(t *testing.T) {
+	t.Parallel()
+	for name, stall := range map[string]bool{"fails": false, "hangs": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			var down atomic.Bool
+			down.Store(true)
+			broker := &outboxtest.Faulty{Publisher: w.broker, Stall: stall, Away: func(e outbox.Event) bool { return e.Topic == "down" && down.Load() }}
+			w.relay(broker, outbox.Config{Parallel: 2, Batch: 50, Window: 200, PublishTimeout: 300 * time.Millisecond, RotateRows: 500, RotateEvery: time.Second})
+			n := 0
+			flow := func(lots int) { // most is for the topic that is away
+				for range lots {
+					var messages []outbox.Message
+					for range 50 {
+						n++
+						m := message(fmt.Sprintf("down %d", n%13), n)
+						if m.Topic = "down"; n%5 == 0 {
+							m.Key = ""
+						}
+						messages = append(messages, m)
+					}
+					w.publish(append(messages, message("up", n), message("", n))...)
+				}
+			}
+			flow(20)
+			w.arrived(2 * 20)
+			flow(20)
+			w.arrived(2 * 40)
+			if got := len(w.broker.Events("down")); got > 0 {
+				t.Errorf("%d events arrived at a topic that is away", got)
+			}
+			down.Store(false)
+			w.arrived(n + 2*40)
+			keys := map[string]int{}
+			for _, e := range w.broker.Events("") {
+				at, _ := strconv.Atoi(string(e.Payload))
+				if e.Key != "" && at <= keys[e.Key] {
+					t.Errorf("key %s: %d came after %d", e.Key, at, keys[e.Key])
+				}
+				keys[e.Key] = at
+			}
+			if left := query[int](w, "SELECT (SELECT count(*) FROM pgsagaz.outbox_dead) + (SELECT count(*) FROM pgsagaz.outbox_stuck)"); left > 0 {
+				t.Errorf("%d events are blamed", left)
+			}
+			if got := w.broker.Len(); got != n+2*40 {
+				t.Errorf("%d arrivals of %d events, of which none was in doubt", got, n+2*40)
+			}
+			w.until("its pages are done", func() bool {
+				s, err := outbox.GetStatus(t.Context(), w.pool)
+				return err == nil && s.Pending == 0
+			})
+		})
 	}
 }
 

@@ -109,8 +109,9 @@ func (l *loop) nextHold(now time.Time) op {
 	for name, h := range l.holds {
 		if h.over() {
 			// What came behind it can go on where it is.
-			x := l.lane(h.bucket)
-			x.queue = append(x.queue, h.waiting...)
+			for _, it := range h.waiting {
+				l.lane(h.bucket).put(it)
+			}
 			h.waiting = nil
 			delete(l.holds, name)
 			continue
@@ -229,7 +230,7 @@ func (l *loop) sending(due []*hold, again func()) op {
 				it := &items[i]
 				it.hold = of[it.event.Sequence]
 				delete(of, it.event.Sequence)
-				l.lane(it.bucket).queue = append(l.lane(it.bucket).queue, it)
+				l.lane(it.bucket).put(it)
 			}
 			for id, h := range of { // an operator has seen to it
 				h.sending--

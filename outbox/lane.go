@@ -1,12 +1,17 @@
 package outbox
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
 
 // lane is what one caller of Publish works through: the events of its buckets, in their order. At most one
 // call is under way, so that nothing of a bucket overtakes.
+//
+// A part of the broker may fail while the rest works: a topic, a partition. The keys that do not get through then go on in a
+// lane beside this one, with calls of their own, so that the others need not wait for what fails, or for what hangs. A key returns when
+// nothing of it is left there.
 type lane struct {
 	queue    []*item
 	inFlight []*item // of the call under way; nil: none is
@@ -14,6 +19,32 @@ type lane struct {
 	failures int       // calls in a row in which nothing got through
 	retryAt  time.Time // after such
 	keys     map[string]*keyFault
+
+	aside *lane           // where keys go that do not get through while others do; nil: this is such a lane
+	away  map[string]bool // the keys that are there
+	of    *lane           // whose lane for those this is; nil: nobody's
+}
+
+func newLane() *lane {
+	l := &lane{aside: &lane{keys: map[string]*keyFault{}}, keys: map[string]*keyFault{}, away: map[string]bool{}}
+	l.aside.of = l
+	return l
+}
+
+// put queues an event, where its key is.
+func (l *lane) put(it *item) {
+	if len(l.away) > 0 && l.away[faultName(it.event)] {
+		l = l.aside
+	}
+	l.queue = append(l.queue, it)
+}
+
+// faultName is what fails with an event: its key, or its topic if it has none.
+func faultName(e Event) string {
+	if e.Key == "" {
+		return "\x00" + e.Topic // no key has that byte
+	}
+	return e.Key
 }
 
 // keyFault is a key that does not get through while others do.
@@ -48,7 +79,7 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	}
 	var rest []*item
 	for i, it := range l.queue {
-		fault := l.keys[it.event.Key]
+		fault := l.keys[faultName(it.event)]
 		if fault != nil && now.Before(fault.retryAt) {
 			if next.IsZero() || fault.retryAt.Before(next) {
 				next = fault.retryAt
@@ -69,15 +100,15 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	return batch, next
 }
 
-// answered ends the call: failed are its events, in order, that have to be sent again, and acked says
-// whether any other got through.
-func (l *lane) answered(now time.Time, failed []*item, acked bool, jitter float64) {
+// answered ends the call: failed are its events, in order, that have to be sent again, acked says whether any other got
+// through, and others whether any of another lane has, of late.
+func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitter float64) {
 	again := map[string]*keyFault{}
 	for _, it := range failed {
-		again[it.event.Key] = l.keys[it.event.Key]
+		again[faultName(it.event)] = l.keys[faultName(it.event)]
 	}
 	for _, it := range l.inFlight {
-		delete(l.keys, it.event.Key)
+		delete(l.keys, faultName(it.event))
 	}
 	l.inFlight = nil
 	if len(failed) > 0 {
@@ -86,20 +117,42 @@ func (l *lane) answered(now time.Time, failed []*item, acked bool, jitter float6
 	if len(failed) > 0 && !acked {
 		l.failures++
 		l.retryAt = now.Add(backoff(brokerFirst, brokerMost, l.failures, jitter))
-		return
+	} else {
+		l.failures, l.retryAt = 0, now
 	}
-	l.failures, l.retryAt = 0, time.Time{}
-	for key, fault := range again {
+	aside := l
+	if l.aside != nil && (acked || others) {
+		aside = l.aside
+	}
+	for name, fault := range again {
 		if fault == nil {
 			fault = &keyFault{}
 		}
 		fault.failures++
-		fault.retryAt = now.Add(backoff(brokerFirst, brokerMost, fault.failures, jitter))
-		if l.keys == nil {
-			l.keys = map[string]*keyFault{}
-		}
-		l.keys[key] = fault
+		// Later than the lane itself: when all of a call has failed, it is others' turn.
+		fault.retryAt = l.retryAt.Add(backoff(brokerFirst, brokerMost, fault.failures, jitter))
+		aside.keys[name] = fault
 	}
+	if aside != l && len(again) > 0 {
+		for name := range again {
+			l.away[name] = true
+		}
+		aside.queue = append(aside.queue, l.takeOut(func(it *item) bool { return l.away[faultName(it.event)] })...)
+	}
+	if l.of != nil {
+		l.of.back()
+	}
+}
+
+// back lets keys return of which nothing is left aside.
+func (l *lane) back() {
+	left := map[string]bool{}
+	for _, list := range [][]*item{l.aside.inFlight, l.aside.queue} {
+		for _, it := range list {
+			left[faultName(it.event)] = true
+		}
+	}
+	maps.DeleteFunc(l.away, func(name string, _ bool) bool { return !left[name] })
 }
 
 // takeOut removes what is queued of a key, in order.

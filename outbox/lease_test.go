@@ -76,6 +76,7 @@ func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.publish(message("a", 1))
+	id := query[int64](w, "SELECT min(id) FROM pgsagaz.outbox")
 	// A relay that took everything and died at once.
 	var epoch int64
 	if err := w.pool.QueryRow(t.Context(), "INSERT INTO pgsagaz.outbox_relay (name, lease) VALUES ('dead', '1 second') RETURNING epoch").Scan(&epoch); err != nil {
@@ -101,7 +102,7 @@ func TestTakeOver(t *testing.T) {
 	if tag, err := w.pool.Exec(t.Context(), sql.OutboxCheckpoint, cursor, epoch, "3:3:", "", 99); err != nil || tag.RowsAffected() != 0 {
 		t.Errorf("a dead relay writes a cursor: %v, %v", tag, err)
 	}
-	if tag, err := w.pool.Exec(t.Context(), sql.OutboxStuckPut, epoch, []int64{query[int64](w, "SELECT min(id) FROM pgsagaz.outbox")}); err != nil || tag.RowsAffected() != 0 {
+	if tag, err := w.pool.Exec(t.Context(), sql.OutboxStuckPut, epoch, []int64{id}); err != nil || tag.RowsAffected() != 0 {
 		t.Errorf("a dead relay takes a message out of the stream: %v, %v", tag, err)
 	}
 	if _, err := w.pool.Exec(t.Context(), "SELECT pgsagaz.outbox_take($1, 1)", epoch); err == nil {

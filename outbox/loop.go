@@ -35,6 +35,7 @@ type loop struct {
 	spans []*span
 	old   []*span // put together with another, which is not on record yet
 	lanes []*lane
+	all   []*lane          // those, and the lanes aside of them
 	holds map[string]*hold // :: key → what was rejected of it
 	skip  map[int64]bool   // ids in the stream that are in outbox_stuck, or have been
 
@@ -47,7 +48,11 @@ type loop struct {
 	lastBeat time.Time
 	lastID   int64 // drawn when the last read began
 
-	outstanding, bytes int // read and not done
+	outstanding, bytes int       // read and not done, but for
+	shelved            int       // those whose bodies were forgotten
+	bare               []*lane   // with such events in their batch, which is to be read again
+	ackedAt            time.Time // when the broker took something last
+	shelvedAt          time.Time
 
 	nextRead  time.Time
 	lastRead  time.Duration // how long the last one took
@@ -93,12 +98,14 @@ type beat struct {
 func newLoop(r *Relay, s *session) *loop {
 	l := &loop{
 		r: r, s: s, cfg: r.cfg,
-		ops: make(chan op), applies: make(chan applied, 1), answers: make(chan answer, r.cfg.Parallel), beats: make(chan beat),
+		ops: make(chan op), applies: make(chan applied, 1), answers: make(chan answer, 2*r.cfg.Parallel), beats: make(chan beat),
 		holds: map[string]*hold{}, skip: map[int64]bool{}, known: map[int64]bool{}, markOf: map[*page]*span{},
 		lastBeat: time.Now(),
 	}
 	for range r.cfg.Parallel {
-		l.lanes = append(l.lanes, &lane{})
+		x := newLane()
+		l.lanes = append(l.lanes, x)
+		l.all = append(l.all, x, x.aside)
 	}
 	return l
 }
@@ -235,7 +242,7 @@ func (l *loop) decide(ctx context.Context) error {
 // quiet says that no call is under way, and none will be while stopping: what was read has left, or it must stay because
 // the broker fails. A page that is left half done comes twice.
 func (l *loop) quiet() bool {
-	return !slices.ContainsFunc(l.lanes, func(x *lane) bool {
+	return !slices.ContainsFunc(l.all, func(x *lane) bool {
 		return x.inFlight != nil || len(x.queue) > 0 && !l.abandon && x.failures == 0
 	})
 }
@@ -310,13 +317,13 @@ func (l *loop) measure() {
 		have += len(s.buckets)
 		behind = behind || !s.complete()
 	}
-	pending := l.outstanding
+	pending := l.outstanding + l.shelved
 	if behind && len(l.spans) > 0 {
 		pending += int(max(0, l.lastID-l.spans[0].read.last)) * have / buckets
 	}
 	var lag time.Duration
 	now := time.Now()
-	for _, x := range l.lanes {
+	for _, x := range l.all {
 		for _, list := range [][]*item{x.inFlight, x.queue} {
 			if len(list) > 0 {
 				lag = max(lag, now.Sub(list[0].readAt)+list[0].age)
@@ -343,6 +350,9 @@ func (l *loop) advance() {
 // next is what the session is to do now; nil: nothing. First what frees others, then what is to be on
 // record before anything else happens, reading last.
 func (l *loop) next(now time.Time) op {
+	if len(l.bare) > 0 {
+		return l.fetching()
+	}
 	if f := l.nextMark(); f != nil {
 		return f
 	}
@@ -363,8 +373,13 @@ func (l *loop) next(now time.Time) op {
 	if l.dirty() && !now.Before(l.nextSave) {
 		return l.saving(now)
 	}
-	if len(l.spans) > 0 && !now.Before(l.nextRead) && l.room() > 0 {
-		return l.reading(now)
+	if len(l.spans) > 0 && !now.Before(l.nextRead) {
+		if l.room() == 0 {
+			l.shelve(now)
+		}
+		if l.room() > 0 {
+			return l.reading(now)
+		}
 	}
 	return nil
 }
@@ -424,6 +439,10 @@ func (l *loop) held(it *item) *hold {
 // done says that an event of the stream needs no more attention.
 func (l *loop) done(it *item) {
 	it.page.left--
+	if it.shelved {
+		l.shelved--
+		return
+	}
 	l.outstanding--
 	l.bytes -= len(it.event.Payload)
 }

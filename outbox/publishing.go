@@ -13,12 +13,14 @@ import (
 // dispatch begins a call for every lane that can have one, and says how long until another can.
 func (l *loop) dispatch(now time.Time) time.Duration {
 	wait := time.Second
-	for _, x := range l.lanes {
+	for _, x := range l.all {
 		if l.abandon || l.stopping && x.failures > 0 {
 			continue
 		}
 		batch, next := x.pick(now, l.cfg.Batch)
-		if len(batch) > 0 {
+		if slices.ContainsFunc(batch, func(it *item) bool { return it.shelved }) {
+			l.bare = append(l.bare, x)
+		} else if len(batch) > 0 {
 			l.call(x, batch)
 		} else if !next.IsZero() {
 			wait = min(wait, max(next.Sub(now), 100*time.Microsecond))
@@ -116,8 +118,16 @@ func (l *loop) answered(a answer) {
 	if fault != nil && len(failed) > 0 && a.lane.failures == 0 && !acked {
 		l.r.log.Warn("the broker does not take events; trying again until it does", "error", fault)
 	}
+	for _, it := range failed {
+		if it.shelved {
+			it.strip()
+		}
+	}
 	// A batch that was rejected as a whole shows that the broker is there.
-	a.lane.answered(now, failed, acked || fault == nil, jitter())
+	a.lane.answered(now, failed, acked || fault == nil, now.Sub(l.ackedAt) < partial, jitter())
+	if acked {
+		l.ackedAt = now
+	}
 }
 
 // optimistic counts an event's first attempt, if a wake caused it.

@@ -68,7 +68,7 @@ func (l *loop) read(wants []want, f found, woken bool) (n int) {
 				l.holdsAt = time.Now()
 				continue
 			}
-			l.lane(it.bucket).queue = append(l.lane(it.bucket).queue, it)
+			l.lane(it.bucket).put(it)
 		}
 		switch k := len(s.pages); {
 		case len(f.items[i]) > 0 || k > 0 && s.pages[k-1].mark():

@@ -299,6 +299,23 @@ func (s *session) fetch(ctx context.Context, ids []int64) ([]item, error) {
 	return s.items(rows, time.Now())
 }
 
+// again reads messages of the stream again, which must still be there: the cursor has not passed them.
+func (s *session) again(ctx context.Context, ids []int64) (map[int64]Event, error) {
+	rows, err := s.conn.Query(ctx, sql.OutboxAgain, ids)
+	if err != nil {
+		return nil, err
+	}
+	items, err := s.items(rows, time.Now())
+	events := make(map[int64]Event, len(items))
+	for _, it := range items {
+		events[it.event.Sequence] = it.event
+	}
+	if err == nil && len(events) != len(ids) {
+		err = fmt.Errorf("outbox: of %d messages that wait, only %d are in the table", len(ids), len(events))
+	}
+	return events, err
+}
+
 // put takes messages out of the stream, for good.
 func (s *session) put(ctx context.Context, ids []int64) error {
 	failpoint.Hit("outbox.put.before")

@@ -20,6 +20,8 @@ type item struct {
 	age    time.Duration // when it was read
 	readAt time.Time
 	eager  bool // read because of a wake, and not tried yet
+
+	shelved bool // waits aside; its body is read again before it is sent
 }
 
 // page is what one read of a span found, or a mark: something to be done with the span's cursor when all

@@ -36,6 +36,8 @@ var (
 	OutboxRead string
 	//go:embed queries/outbox_page.sql
 	OutboxPage string
+	//go:embed queries/outbox_again.sql
+	OutboxAgain string
 	//go:embed queries/outbox_checkpoint.sql
 	OutboxCheckpoint string
 	//go:embed queries/outbox_stuck_put.sql

@@ -37,6 +37,10 @@ type Faulty struct {
 	Next func(events []outbox.Event) Fault
 	// Poison says why an event is rejected; nil: none is.
 	Poison func(e outbox.Event) error
+	// Away says of which events the part of the broker is away, a topic say; nil: of none. They meet [ErrFault].
+	Away func(e outbox.Event) bool
+	// Stall makes a call with such events answer only when its ctx ends, as clients do that wait for a leader.
+	Stall bool
 	// Delay is how long Slow takes. 0: 5 ms.
 	Delay time.Duration
 
@@ -99,7 +103,7 @@ func (f *Faulty) send(ctx context.Context, events []outbox.Event, cut map[string
 	errs := make([]error, len(events))
 	var part []outbox.Event
 	var at []int // where in events they are
-	seen, held := map[string]int{}, map[string]bool{}
+	seen, held, away := map[string]int{}, map[string]bool{}, false
 	for i, e := range events {
 		seen[e.Key]++
 		switch {
@@ -109,6 +113,10 @@ func (f *Faulty) send(ctx context.Context, events []outbox.Event, cut map[string
 		case cut != nil && seen[e.Key] > cut[e.Key]:
 			errs[i] = ErrFault
 			held[e.Key] = true
+			continue
+		case f.Away != nil && f.Away(e):
+			errs[i] = ErrFault
+			held[e.Key], away = true, true
 			continue
 		case f.Poison != nil:
 			if err := f.Poison(e); err != nil {
@@ -121,6 +129,9 @@ func (f *Faulty) send(ctx context.Context, events []outbox.Event, cut map[string
 	}
 	for i, err := range f.Publisher.Publish(ctx, part) {
 		errs[at[i]] = err
+	}
+	if away && f.Stall {
+		<-ctx.Done()
 	}
 	return errs
 }
