@@ -18,6 +18,8 @@ var (
 	SagaResume string
 	//go:embed queries/saga_abandon.sql
 	SagaAbandon string
+	//go:embed queries/message_list.sql
+	MessageList string
 	//go:embed queries/restart.sql
 	Restart string
 	//go:embed queries/restart_links.sql

@@ -13,7 +13,7 @@ DROP FUNCTION pgsagaz.fence(uuid, text[], bigint, bigint);
 DROP FUNCTION pgsagaz.signal(uuid, text, json, text, integer, text, text);
 DROP FUNCTION pgsagaz.command(uuid, text, text, json, bigint);
 DROP FUNCTION pgsagaz.saga_by_key(text, text);
-DROP FUNCTION pgsagaz.start(text, json, text, text[], integer, interval, uuid, text, integer, boolean, boolean, uuid, text, integer);
+DROP FUNCTION pgsagaz.start(text, json, text, text[], integer, interval, uuid, text, integer, boolean, boolean);
 DROP FUNCTION pgsagaz.hint(uuid, text, integer, bigint, text, text);
 DROP FUNCTION pgsagaz.durable();
 UPDATE pgsagaz.schema_info SET version = 11;

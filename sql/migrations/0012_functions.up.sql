@@ -35,7 +35,6 @@ CREATE FUNCTION pgsagaz.start(
     p_name text, p_input json, p_key text DEFAULT NULL, p_tags text[] DEFAULT '{}', p_version integer DEFAULT NULL,
     p_timeout interval DEFAULT NULL, p_id uuid DEFAULT NULL, p_traceparent text DEFAULT NULL,
     p_max_bytes integer DEFAULT 1048576, p_wake boolean DEFAULT false, p_registered boolean DEFAULT true,
-    p_parent uuid DEFAULT NULL, p_parent_step text DEFAULT NULL, p_parent_item integer DEFAULT NULL,
     OUT id uuid, OUT version integer, OUT existed boolean)
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -104,8 +103,8 @@ BEGIN
     END IF;
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
-    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline, parent_id, parent_step, parent_item)
-        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent, falls_due, p_parent, p_parent_step, p_parent_item);
+    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline)
+        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent, falls_due);
     IF falls_due IS NOT NULL THEN
         INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES (start.id, falls_due);
     END IF;
@@ -418,7 +417,8 @@ BEGIN
         SELECT id, version INTO made FROM pgsagaz.start(
             p_name => c.name, p_input => c.input,
             p_key => p_parent || '/' || p_step || '/' || c.item || CASE WHEN c.tries > 0 THEN '/' || c.tries + 1 ELSE '' END,
-            p_max_bytes => 2147483647, p_parent => p_parent, p_parent_step => p_step, p_parent_item => c.item);
+            p_max_bytes => 2147483647);
+        UPDATE pgsagaz.saga SET parent_id = p_parent, parent_step = p_step, parent_item = c.item WHERE saga.id = made.id;
         IF NOT p_forward AND EXISTS (SELECT FROM pgsagaz.definition d, jsonb_array_elements(d.graph -> 'steps') n
                                      WHERE d.name = c.name AND d.version = made.version AND (n ->> 'pivot')::boolean) THEN
             RAISE EXCEPTION 'pgsagaz: child % version % has a pivot, past which it can''t be taken back', c.name, made.version

@@ -61,7 +61,38 @@ func (a *app) migrate() *cobra.Command {
 			}{sql.Version(), b.String()}, func(w io.Writer) { _, _ = b.WriteTo(w) })
 		},
 	}
-	cmd.AddCommand(up, down, status, dump)
+	cmd.AddCommand(up, down, status, dump, a.migrateRoles())
+	return cmd
+}
+
+func (a *app) migrateRoles() *cobra.Command {
+	var r sql.Roles
+	cmd := &cobra.Command{
+		Use: "roles", Short: "Make the roles for services, workers, operators and monitors, and give them their rights", Args: cobra.NoArgs,
+		Long: "Makes the roles that are missing, and gives each its rights: once, and after every migrate up. Logins are made\n" +
+			"members of them (GRANT pgsagaz_app TO shop). Run it as the schema's owner, who needs CREATEROLE only for roles\n" +
+			"that are not there.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withPool(cmd.Context(), func(pool *pgxpool.Pool) error {
+				conn, err := pool.Acquire(cmd.Context())
+				if err != nil {
+					return err
+				}
+				defer conn.Release()
+				if err := sql.GrantRoles(cmd.Context(), conn.Conn(), r); err != nil {
+					return err
+				}
+				return a.print(r, func(w io.Writer) {
+					fmt.Fprintf(w, "%s, %s, %s and %s have their rights\n", r.App, r.Worker, r.Ops, r.Readonly)
+				})
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&r.App, "app", "pgsagaz_app", "the role of services")
+	flags.StringVar(&r.Worker, "worker", "pgsagaz_worker", "the role of workers")
+	flags.StringVar(&r.Ops, "ops", "pgsagaz_ops", "the role of operators")
+	flags.StringVar(&r.Readonly, "readonly", "pgsagaz_readonly", "the role of monitors")
 	return cmd
 }
 

@@ -159,10 +159,13 @@ func count(n int, what string) string {
 func (a *app) sagaGraph() *cobra.Command {
 	var version int
 	cmd := &cobra.Command{
-		Use: "graph NAME", Short: "Draw a saga as a Mermaid flowchart", Args: cobra.ExactArgs(1),
+		Use: "graph NAME|ID", Short: "Draw a saga as a Mermaid flowchart; of one saga, with what became of it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if version < 0 {
 				return usagef("--version must not be negative")
+			}
+			if isID(args[0]) {
+				return a.graphOf(cmd.Context(), args[0])
 			}
 			return a.withDefinitions(cmd.Context(), func(e *pgengine.Engine) error {
 				p, found, err := e.Graph(cmd.Context(), args[0], version)
@@ -182,4 +185,26 @@ func (a *app) sagaGraph() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&version, "version", 0, "its version (default: the highest that a live worker has)")
 	return cmd
+}
+
+// graphOf draws one saga, with what became of it.
+func (a *app) graphOf(ctx context.Context, id string) error {
+	return a.withEngine(ctx, func(e *pgengine.Engine) error {
+		s, err := e.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		p, _, err := e.Graph(ctx, s.Name, s.Version)
+		if err != nil {
+			return err
+		}
+		out := struct {
+			ID      string         `json:"id"`
+			Name    string         `json:"name"`
+			Version int            `json:"version"`
+			State   pgengine.State `json:"state"`
+			Mermaid string         `json:"mermaid"`
+		}{s.ID, s.Name, s.Version, s.State, p.MermaidOf(s)}
+		return a.print(out, func(w io.Writer) { fmt.Fprint(w, out.Mermaid) })
+	})
 }
