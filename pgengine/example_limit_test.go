@@ -24,20 +24,22 @@ type tolerantBank struct{}
 
 func (tolerantBank) Charge(context.Context, string, int64) (string, error) { return "receipt", nil }
 
-// Bank is what the page's step calls.
-type Bank interface {
+// Teller is what the page's step calls.
+type Teller interface {
 	Charge(ctx context.Context, key string, cents int64) (receipt string, err error)
 }
 
 // charging calls a bank that takes ten calls of a merchant at once, and two in a second.
-func charging(bank Bank) pgengine.Activity[Sale, string] {
+func charging(bank Teller) pgengine.Activity[Sale, string] {
 	return pgengine.Activity[Sale, string]{
 		Name: "charge",
 		Limit: pgengine.Limit[Sale]{
 			Concurrency: 10, Rate: 2, Per: time.Second,
 			Key: func(c pgengine.Call[Sale]) string { return c.Input.Merchant },
 		},
-		Do: func(ctx context.Context, c pgengine.Call[Sale]) (string, error) { return bank.Charge(ctx, c.Key(), c.Input.Cents) },
+		Do: func(ctx context.Context, c pgengine.Call[Sale]) (string, error) {
+			return bank.Charge(ctx, c.Key(), c.Input.Cents)
+		},
 	}
 }
 
@@ -58,12 +60,13 @@ func TestDocsOfLimits(t *testing.T) {
 		t.Error("the page's step is not that of example_limit_test.go")
 	}
 	s := pgenginetest.NewSandbox(t, sqltest.New(t), pgengine.Saga[Sale]{Version: 1, Steps: pgengine.Steps[Sale](charging(tolerantBank{}))})
+	freeze(t, s)
 	for range 3 {
 		s.Start(Sale{Merchant: "m"})
 	}
 	s.Run()
 	// Of three calls of one merchant, the third comes a second after the first.
-	if took := queryInt(t, s.Engine.Pool(), `SELECT round(extract(epoch FROM max(started_at) - min(started_at)) * 10) FROM pgsagaz.step`); took != 10 {
+	if took := queryInt(t, s.Engine.Pool(), `SELECT round(extract(epoch FROM max(ended_at) - min(ended_at)) * 10) FROM pgsagaz.step`); took != 10 {
 		t.Errorf("the third call after %d tenths of a second, want 10", took)
 	}
 }

@@ -3,7 +3,6 @@ package pgengine
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,6 +31,12 @@ type Event struct {
 // Its error, or panic, takes back what it would have gone with. Where that is a step's success, the step has failed as if
 // its Do had; anything else is tried again, some seconds later, for as long as it takes.
 type Hook[I Input] func(ctx context.Context, tx pgx.Tx, c Call[I], ev Event) error
+
+// hookError is what a hook said, and not the database.
+type hookError struct{ err error }
+
+func (e *hookError) Error() string { return "a hook of the saga: " + e.err.Error() }
+func (e *hookError) Unwrap() error { return e.err }
 
 // hook is a Hook without its types.
 type hook func(ctx context.Context, tx pgx.Tx, c *call, ev Event) error
@@ -88,7 +93,7 @@ func (s *settlement) happened() (events []Event) {
 	return events
 }
 
-// call hooks has them write what goes with events. input nil: it has yet to be read.
+// callHooks has them write what goes with events. input nil: it has yet to be read.
 func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json.RawMessage, results map[string]json.RawMessage, events []Event) error {
 	for _, ev := range events {
 		h := g.hooks.of(ev)
@@ -107,7 +112,7 @@ func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json
 			err = tx.owned()
 		}
 		if err != nil {
-			return fmt.Errorf("a hook of the saga: %w", err)
+			return &hookError{err}
 		}
 	}
 	return nil
@@ -137,4 +142,17 @@ func (e *Engine) told(events ...Event) {
 			e.log.Error("the listener panicked", "saga", ev.Saga, "saga_id", ev.SagaID, "step", ev.Step, "error", err)
 		}
 	}
+}
+
+// inHookTx runs f in a transaction, and commits.
+func (e *Engine) inHookTx(ctx context.Context, l *lane, f func(*stepTx) error) error {
+	tx, err := e.newTx(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer tx.close()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.commit(ctx, func(*pgx.Batch) {})
 }
