@@ -38,6 +38,7 @@
 // halt.go cuts steps off. locked.go reads under the lock; transient.go tells the database's trouble from a failure.
 // outline.go tells what a definition will do without running it: matrix.go its faults, by rehearsals of plan
 // (rehearsal.go, skeleton.go). schedule.go starts sagas by the clock: cron.go knows the slots, fire.go starts what is due.
+// limit.go and line.go let steps and sagas through, as their limits say; hooks.go tells of what happens.
 // docs/semantics.md lists every state and every way between them.
 //
 // # Why it is so
@@ -65,6 +66,10 @@
 //     take its time, and none of that happens under a lock. A skipped step costs a commit.
 //   - Schedules have no leader. The slot is the fence: a schedule's sagas are started, and its next slot is written, in
 //     one transaction under its row's lock, and the sagas' start keys are made of the slot.
+//   - A place under a limit is held by the lane's token at its step: the commit that takes these away frees it, whatever
+//     the reason, and no step pays for a release. Who waits is called in a transaction of its own, after that commit.
+//     The line's row is locked after the saga's and the lane's, and under it other lanes are locked only where nobody
+//     holds them: so that nobody waits in a circle.
 //   - No transaction locks two sagas. A child is started by inserting it; it tells its parent of its end, and
 //     is told to turn back, by commands.
 //   - A pivot in doubt is never undone by guess: it is repeated with its key, looked up, or left to an operator,

@@ -28,6 +28,10 @@ type Config struct {
 	// MaxCrashes is how many workers may die at one step of a saga before the step has failed: it is
 	// the step that kills them. 0: 10.
 	MaxCrashes int
+	// Listener is told of each [Event] after its commit, in the process that has recorded it, and by the goroutine
+	// that did: it must be quick. It hears of most, once each: an event is lost to it if the process dies right then, or if
+	// the answer to a commit is. What must not be lost is for a [Hook]. nil: none.
+	Listener func(Event)
 	// NoWake leaves all NOTIFYs out: whatever is started or scheduled is found by the workers' polls.
 	NoWake bool
 }
@@ -36,6 +40,7 @@ type Config struct {
 type Engine struct {
 	pool       *pgxpool.Pool
 	log        *slog.Logger
+	listener   func(Event) // nil: none
 	maxPayload int
 	maxCrashes int
 	graphs     map[string]map[int]*graph // by name and version
@@ -54,7 +59,7 @@ type Engine struct {
 // reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
 func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
-		pool: pool, log: cfg.Logger, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
+		pool: pool, log: cfg.Logger, listener: cfg.Listener, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
 		held: map[int64]*halt{}, ends: ends{waiting: map[string][]chan error{}},
 	}

@@ -34,7 +34,7 @@ type fused struct {
 // fuses says whether the lane may do its step together with the one behind it. A step at which a worker has
 // died is done alone, so that the next crash is counted at the right one.
 func (l *lane) fuses() bool {
-	if !l.g.fuse || l.alone || l.crashes > 0 || l.opts.JobPerStep || l.waits != "" || !l.joins(l.at.node) {
+	if !l.g.fuse || l.g.hooks.any() || l.alone || l.crashes > 0 || l.opts.JobPerStep || l.waits != "" || !l.joins(l.at.node) {
 		return false
 	}
 	_, ok := l.behind()
@@ -162,8 +162,12 @@ func (e *Engine) settleFused(ctx context.Context, tx *stepTx, l *lane, f *fusion
 	var attempts []int
 	var began, ended []float64
 	for _, step := range f.steps {
+		s.events = append(s.events, l.g.event(l.sagaID, task{node: l.g.index[step.name], direction: Do}, step.rec))
 		names, results, attempts = append(names, step.name), append(results, string(step.rec.result)), append(attempts, step.attempt)
 		began, ended = append(began, time.Since(step.began).Seconds()), append(ended, time.Since(step.ended).Seconds())
+	}
+	if s.state.Ended() {
+		s.events = append(s.events, l.g.passage(l.sagaID, s.state))
 	}
 	failpoint.Hit("fuse.before")
 	fenced := true // until the first statement has gone through; what fails then is the COMMIT

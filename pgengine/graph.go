@@ -17,7 +17,8 @@ type graph struct {
 	timeout  time.Duration
 	strategy Strategy
 	fuse     bool
-	gate     *gate          // of the saga as a whole; nil: none
+	gate     *gate // of the saga as a whole; nil: none
+	hooks    hooks
 	pivot    int            // -1: none
 	nodes    []node         // as listed
 	index    map[string]int // name -> nodes

@@ -113,7 +113,7 @@ func (l *lane) begin(t task) {
 // TxStep, and the lane goes on from it with one step that depends on nothing else.
 func (l *lane) lightFooted() bool {
 	first := l.g.first()
-	if len(first) != 1 || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
+	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
 		return false
 	}
 	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil || f.gate != nil {

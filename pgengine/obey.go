@@ -361,6 +361,7 @@ func (o *obeying) resolve(ctx context.Context, c command) (reply, error) {
 	}
 	o.snap.lanes = slices.Delete(slices.Clone(o.snap.lanes), at, at+1)
 	o.snap.apply(t, rec)
+	o.s.events = append(o.s.events, o.g.event(o.s.sagaID, t, rec))
 	if rec.outcome == "failed" && o.snap.cause.Kind == "" {
 		o.s.cause = &Cause{Kind: CauseStep, Step: r.Step, Error: rec.err, At: time.Now().UTC()}
 	}

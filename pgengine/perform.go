@@ -84,7 +84,7 @@ func (e *Engine) doActivity(ctx context.Context, l *lane) (bool, error) {
 	}
 
 	rec := &record{outcome: "done", result: raw, took: time.Since(begun)}
-	moved, err := e.persist(ctx, l, l.node().commit != nil, func(ctx context.Context) (bool, error) {
+	moved, err := e.persist(ctx, l, l.node().commit != nil || l.g.hooks.step != nil, func(ctx context.Context) (bool, error) {
 		failpoint.Hit("do_activity.before")
 		moved, err := e.settleActivity(ctx, l, rec, l.node().commit)
 		if err == nil {

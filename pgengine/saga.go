@@ -41,6 +41,10 @@ type Saga[I Input] struct {
 	// Limit bounds how many sagas of this name run at once, from their first step to their end, and how often one
 	// may begin. Those that start beyond it wait before their first step.
 	Limit Limit[I]
+	// OnStart is called as the saga begins, which is after its start: by the first worker that comes to it. OnStep is
+	// called for each outcome of a step or of an undo, and OnEnd as the saga ends; again, if a parent or a
+	// late result reopens it. They cost the saga its shortest ways: see [Hook].
+	OnStart, OnStep, OnEnd Hook[I]
 }
 
 // Definition is a [Saga] of any input.
@@ -99,6 +103,7 @@ func (s Saga[I]) definition() (*graph, []error) {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: "Limit: Undo is for a step's: a saga keeps its place until it has ended"})
 	}
 	g.gate.named(name)
+	g.hooks = hooks{start: hookOf(s.OnStart), step: hookOf(s.OnStep), end: hookOf(s.OnEnd)}
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
 		return json.Unmarshal(raw, &in)

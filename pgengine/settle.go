@@ -41,7 +41,8 @@ type settlement struct {
 	token   *int64
 	laneID  *int64
 	isChild bool
-	parked  error // why the lane was left to an operator; nil: it was not
+	events  []Event // what is recorded with it; nil: what happened says
+	parked  error   // why the lane was left to an operator; nil: it was not
 }
 
 func (l *lane) settlement(from ...State) settlement {
@@ -89,6 +90,15 @@ func (s *settlement) args() []any {
 // settled does what is due once a settlement has committed.
 func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
 	e.wake(append(wakes, s.others.wakes()...)...)
+	if e.listener != nil {
+		if s.lane != nil && !s.lane.taken { // its first step has begun the saga, too
+			e.told(s.g.passage(s.sagaID, Running))
+		}
+		if s.events == nil {
+			s.events = s.happened()
+		}
+		e.told(s.events...)
+	}
 	if s.state.Ended() {
 		e.ends.tell(s.sagaID, nil)
 		if s.g.gate != nil {
@@ -136,7 +146,7 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 // straight is the settlement of a step that is done, if it depends on nothing but the definition.
 func (l *lane) straight(rec *record) (settlement, bool) {
 	n := l.g.next(l.at.node)
-	if !n.known || l.waits != "" { // a wait has more to write down
+	if !n.known || l.waits != "" || l.g.hooks.any() { // a wait has more to write down
 		return settlement{}, false
 	}
 	s := l.settlement(Running)
@@ -377,6 +387,24 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		s.cause = &Cause{Kind: CauseStep, At: time.Now().UTC()}
 		if s.parked != nil {
 			s.cause.Step, s.cause.Error = s.step, describe(s.parked)
+		}
+	}
+	for _, t := range d.forgo {
+		s.events = append(s.events, s.g.event(s.sagaID, t, &record{outcome: "skipped"}))
+	}
+	for _, x := range d.dissolve {
+		if l := snap.lane(x.lane); x.record {
+			s.events = append(s.events, s.g.event(s.sagaID, task{node: l.node, direction: Do}, &record{outcome: "failed", inDoubt: true, err: "its saga turned back"}))
+		}
+	}
+	s.events = append(s.events, s.happened()...)
+	if s.g.hooks.any() {
+		var input json.RawMessage
+		if s.lane != nil {
+			input = s.lane.input
+		}
+		if err := e.callHooks(ctx, tx, s.g, input, snap.resultsOf(s.step, s.rec), s.events); err != nil {
+			return false, err
 		}
 	}
 	failpoint.Hit("settle.before")

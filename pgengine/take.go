@@ -87,15 +87,32 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	}
 	var input []byte
 	var left *float64
-	err := e.pool.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
-		others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild)
+	begin := func(q sql.Querier) error {
+		return q.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
+			others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild)
+	}
+	var err error
+	if l.g.hooks.start == nil {
+		err = begin(e.pool)
+	} else {
+		err = e.inHookTx(ctx, l, func(tx *stepTx) error {
+			if err := begin(tx); err != nil {
+				return err
+			}
+			return e.callHooks(ctx, tx, l.g, input, nil, []Event{l.g.passage(l.sagaID, Running)})
+		})
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
+	}
+	if errors.As(err, new(*hookError)) {
+		return err
 	}
 	if err != nil {
 		return answered(err)
 	}
 	e.wake(others.wakes()...)
+	e.told(l.g.passage(l.sagaID, Running))
 	if here == nil {
 		return errLost // every first step has a queue of its own
 	}
