@@ -126,13 +126,13 @@ type layout struct {
 }
 
 // Sagas is a table of sagas, for its template.
-func (l layout) Sagas(label string, sagas []pgengine.Status) sagaTable {
+func (l layout) Sagas(label string, sagas []Head) sagaTable {
 	return sagaTable{l.Root, label, sagas}
 }
 
 type sagaTable struct {
 	Root, Label string
-	Sagas       []pgengine.Status
+	Sagas       []Head
 }
 
 // Do are the actions of the page's subject, for their template.

@@ -39,9 +39,31 @@ type query struct {
 	Archived bool
 }
 
+// Head is a saga as lists have it.
+type Head struct {
+	pgengine.Status
+	StuckAt string `json:"stuck_at,omitempty"` // the step that waits for an operator, and its error
+}
+
+// Why says what somebody who runs down a list has to know: why it is stuck, or why it turned back.
+func (h Head) Why() string {
+	switch {
+	case h.StuckAt != "":
+		return h.StuckAt
+	case turned(h.Cause):
+		return h.Cause.String()
+	}
+	return ""
+}
+
+// turned: a saga that is past its pivot has a cause for being stuck, and does not turn back.
+func turned(c *pgengine.Cause) bool {
+	return c != nil && (c.Kind != pgengine.CauseStep || c.Step != "")
+}
+
 // List is a page of sagas, the last started first.
 type List struct {
-	Sagas []pgengine.Status `json:"sagas"`
+	Sagas []Head `json:"sagas"`
 	// Next is the id to ask on after. There may be nothing; and with few sagas or none before it, there may be more than was looked
 	// at for this page.
 	Next string `json:"next,omitempty"`
@@ -255,14 +277,14 @@ func (c *console) find(ctx context.Context, q query) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &List{Sagas: []pgengine.Status{}, Query: q}
+	l := &List{Sagas: []Head{}, Query: q}
 	var edge *string
 	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (none struct{}, err error) {
 		var id, name, state, key *string
 		var version *int
 		var created *time.Time
-		s := pgengine.Status{Archived: q.Archived}
-		if err := row.Scan(&edge, &id, &name, &version, &state, &key, &s.Tags, &s.Cause, &created, &s.Deadline, &s.EndedAt); err != nil || id == nil {
+		s := Head{Status: pgengine.Status{Archived: q.Archived}}
+		if err := row.Scan(&edge, &id, &name, &version, &state, &key, &s.Tags, &s.Cause, &created, &s.Deadline, &s.EndedAt, &s.StuckAt); err != nil || id == nil {
 			return none, err
 		}
 		s.ID, s.Name, s.Version, s.State, s.Key, s.CreatedAt = *id, *name, *version, pgengine.State(*state), *key, *created

@@ -22,9 +22,9 @@ const (
 
 // Overview is how everything stands.
 type Overview struct {
-	Stuck    []pgengine.Status        `json:"stuck"`  // the last started first
+	Stuck    []Head                   `json:"stuck"`  // the last started first
 	Open     map[pgengine.State]int   `json:"open"`   // how many have not ended; each stops at 10,000
-	Oldest   []pgengine.Status        `json:"oldest"` // of those that have not ended
+	Oldest   []Head                   `json:"oldest"` // of those that have not ended
 	Recent   []Recent                 `json:"recent"`
 	Workers  []Worker                 `json:"workers"`
 	Versions []pgengine.VersionStatus `json:"versions"`
@@ -124,8 +124,8 @@ func (c *console) workers(ctx context.Context) ([]Worker, error) {
 }
 
 // scanHead reads a saga as the lists have it.
-func scanHead(row pgx.CollectableRow) (s pgengine.Status, err error) {
-	err = row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt)
+func scanHead(row pgx.CollectableRow) (s Head, err error) {
+	err = row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.StuckAt)
 	return s, err
 }
 

@@ -176,7 +176,13 @@ func (s *Saga) seen() string {
 	}
 	for _, t := range s.Steps {
 		if t.State == "stuck" || t.State == "awaiting" {
-			words = append(words, fmt.Sprintf("%s %s %s %d.%d", t.Step, t.Direction, t.State, t.Generation, t.Attempt))
+			failed := 0 // over all retries: an operator's gives it all its attempts again
+			for _, a := range s.Attempts {
+				if a.Step == t.Step && a.Direction == t.Direction {
+					failed++
+				}
+			}
+			words = append(words, fmt.Sprintf("%s %s %s %d.%d", t.Step, t.Direction, t.State, t.Generation, failed))
 		}
 	}
 	slices.Sort(words[1:])
@@ -277,7 +283,7 @@ func times(n int) string {
 
 // Turned says why it turned back; "": it has not.
 func (s *Saga) Turned() string {
-	if s.Cause == nil || s.Cause.Kind == pgengine.CauseStep && s.Cause.Step == "" { // past its pivot it only gets stuck
+	if !turned(s.Cause) {
 		return ""
 	}
 	return s.Cause.String()

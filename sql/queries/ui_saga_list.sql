@@ -20,7 +20,9 @@ WITH looked AS (
            OR EXISTS (SELECT FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5))
     ORDER BY s.id DESC LIMIT $7
 )
-SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at
+SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at,
+       coalesce((SELECT l.step || ': ' || coalesce(l.error, '') FROM pgsagaz.lane l
+                 WHERE h.state = 'stuck' AND l.saga_id = h.id AND l.run_at = 'infinity' AND l.waits IS NULL ORDER BY l.id LIMIT 1), '')
 FROM (SELECT CASE WHEN (SELECT count(*) FROM hit) < $7 THEN (SELECT id FROM looked OFFSET $8 - 1 LIMIT 1) END AS id) edge
 LEFT JOIN hit h ON true
 ORDER BY h.id DESC
