@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 
 	"pgengine":              {"internal/terminal", "sql", "sql/failpoint"},
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
-	"pgengine/sagaui":       {"pgengine"},
+	"pgengine/sagaui":       {"pgengine", "sql", "outbox", "inbox"},
 
 	"cloudevents": {},
 
@@ -53,6 +53,9 @@ var mayImport = map[string][]string{
 	"internal/terminal":   {},
 	"internal/amqpconn":   {},
 	"internal/brokertest": {},
+	// The console's own tests, and those with a browser, which are a module of their own, have one world.
+	"internal/consoletest": {"jobs", "outbox", "outbox/memorypub", "pgengine", "sql", "sql/sqltest"},
+	"integration/browser":  {},
 
 	"integration": {},
 }

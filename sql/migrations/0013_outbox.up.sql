@@ -89,6 +89,7 @@ CREATE TABLE pgsagaz.outbox_stuck (
     PRIMARY KEY (id)
 );
 CREATE INDEX outbox_stuck_bucket_idx ON pgsagaz.outbox_stuck (bucket);
+CREATE INDEX outbox_stuck_saga_idx ON pgsagaz.outbox_stuck (saga_id) WHERE saga_id IS NOT NULL;
 
 -- Messages that were given up.
 CREATE TABLE pgsagaz.outbox_dead (
@@ -100,6 +101,7 @@ CREATE TABLE pgsagaz.outbox_dead (
     holds    boolean NOT NULL, -- its key waits for it: the row in outbox_stuck is not done
     PRIMARY KEY (id)
 );
+CREATE INDEX outbox_dead_saga_idx ON pgsagaz.outbox_dead (saga_id) WHERE saga_id IS NOT NULL;
 
 -- Messages that are not due yet.
 CREATE TABLE pgsagaz.outbox_scheduled (

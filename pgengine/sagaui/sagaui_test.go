@@ -1,0 +1,10 @@
+package sagaui_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/pgsagaz/pgsagaz/sql/sqltest"
+)
+
+func TestMain(m *testing.M) { os.Exit(sqltest.Main(m)) }
