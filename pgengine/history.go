@@ -15,8 +15,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// Event is something that happened to a saga.
-type Event struct {
+// Entry is something that happened to a saga, in its history.
+type Entry struct {
 	At        time.Time `json:"at"`
 	What      string    `json:"what"` // started, begun, done, failed, skipped, nothing, attempt, signal, message, child, asked, answered, ended
 	Step      string    `json:"step,omitempty"`
@@ -53,7 +53,7 @@ func (e *Engine) Messages(ctx context.Context, id string) ([]MessageStatus, erro
 // History tells all that happened to a saga, in the order of time, also of one that is archived.
 //
 // Error: [ErrNotFound].
-func (e *Engine) History(ctx context.Context, id string) (Status, []Event, error) {
+func (e *Engine) History(ctx context.Context, id string) (Status, []Entry, error) {
 	s, err := e.Get(ctx, id)
 	if err != nil {
 		return s, nil, err
@@ -65,8 +65,8 @@ func (e *Engine) History(ctx context.Context, id string) (Status, []Event, error
 	return s, s.history(messages), nil
 }
 
-func (s Status) history(messages []MessageStatus) (events []Event) {
-	add := func(at *time.Time, e Event) {
+func (s Status) history(messages []MessageStatus) (events []Entry) {
+	add := func(at *time.Time, e Entry) {
 		if at != nil {
 			e.At = *at
 			events = append(events, e)
@@ -78,9 +78,9 @@ func (s Status) history(messages []MessageStatus) (events []Event) {
 			begun += ", " + more.what + " " + more.is
 		}
 	}
-	add(&s.CreatedAt, Event{What: "started", Text: begun})
+	add(&s.CreatedAt, Entry{What: "started", Text: begun})
 	for _, t := range s.Steps {
-		e := Event{Step: t.Step, Direction: t.Direction, Who: t.Worker}
+		e := Entry{Step: t.Step, Direction: t.Direction, Who: t.Worker}
 		switch {
 		case t.Origin != "":
 			e.What, e.Text = t.State, "taken over from saga "+t.Origin
@@ -100,35 +100,35 @@ func (s Status) history(messages []MessageStatus) (events []Event) {
 		add(t.EndedAt, e)
 	}
 	for _, a := range s.Attempts {
-		add(&a.EndedAt, Event{What: "attempt", Step: a.Step, Direction: a.Direction, Who: a.Worker, Text: fmt.Sprintf("#%d %s: %s", a.Attempt, a.Kind, a.Error)})
+		add(&a.EndedAt, Entry{What: "attempt", Step: a.Step, Direction: a.Direction, Who: a.Worker, Text: fmt.Sprintf("#%d %s: %s", a.Attempt, a.Kind, a.Error)})
 	}
 	for _, g := range s.Signals {
-		add(&g.SentAt, Event{What: "signal", Step: g.Step, Text: joined(g.Name, g.Key)})
+		add(&g.SentAt, Entry{What: "signal", Step: g.Step, Text: joined(g.Name, g.Key)})
 	}
 	for _, m := range messages {
-		add(&m.At, Event{What: "message", Step: m.Step, Text: strings.TrimSpace(fmt.Sprintf("%s: %s to %s %s", m.Became, m.Type, m.Topic, m.Key))})
+		add(&m.At, Entry{What: "message", Step: m.Step, Text: strings.TrimSpace(fmt.Sprintf("%s: %s to %s %s", m.Became, m.Type, m.Topic, m.Key))})
 	}
 	for _, c := range s.Children {
 		if at := idTime(c.ID); at != nil {
-			add(at, Event{What: "child", Step: c.Step, Text: fmt.Sprintf("#%d %s %s, now %s", c.Item, c.Name, c.ID, c.State)})
+			add(at, Entry{What: "child", Step: c.Step, Text: fmt.Sprintf("#%d %s %s, now %s", c.Item, c.Name, c.ID, c.State)})
 		}
 	}
 	for _, a := range s.Audit {
-		add(&a.At, Event{What: "asked", Step: a.Step, Who: a.Actor, Text: joined(a.Verb, detail(a.Details), a.Reason)})
-		add(a.AnsweredAt, Event{What: "answered", Step: a.Step, Text: joined(a.Verb, a.Answer, a.Why)})
+		add(&a.At, Entry{What: "asked", Step: a.Step, Who: a.Actor, Text: joined(a.Verb, detail(a.Details), a.Reason)})
+		add(a.AnsweredAt, Entry{What: "answered", Step: a.Step, Text: joined(a.Verb, a.Answer, a.Why)})
 	}
 	if s.EndedAt != nil {
 		text := string(s.State)
 		if s.Cause != nil {
 			text = joined(text, s.Cause.String())
 		}
-		add(s.EndedAt, Event{What: "ended", Text: text})
+		add(s.EndedAt, Entry{What: "ended", Text: text})
 	}
-	slices.SortStableFunc(events, func(a, b Event) int {
+	slices.SortStableFunc(events, func(a, b Entry) int {
 		if c := a.At.Compare(b.At); c != 0 {
 			return c
 		}
-		last := func(e Event) int { // what ends the saga is told after what ended with it
+		last := func(e Entry) int { // what ends the saga is told after what ended with it
 			if e.What == "ended" {
 				return 1
 			}

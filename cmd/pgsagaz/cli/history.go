@@ -26,7 +26,7 @@ func (a *app) sagaHistory() *cobra.Command {
 					Name     string           `json:"name"`
 					State    pgengine.State   `json:"state"`
 					Archived bool             `json:"archived,omitempty"`
-					Events   []pgengine.Event `json:"events"`
+					Events   []pgengine.Entry `json:"events"`
 				}{s.ID, s.Name, s.State, s.Archived, events}
 				return a.print(out, func(w io.Writer) {
 					fmt.Fprintf(w, "saga %s  %s/%d  %s\n\n", s.ID, s.Name, s.Version, stateOf(s))
@@ -41,7 +41,7 @@ func (a *app) sagaHistory() *cobra.Command {
 	}
 }
 
-func eventCells(x pgengine.Event) []string {
+func eventCells(x pgengine.Entry) []string {
 	step := x.Step
 	if x.Direction == pgengine.Undo {
 		step = "undo " + step

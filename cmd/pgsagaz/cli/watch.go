@@ -65,22 +65,22 @@ func (a *app) watch(ctx context.Context, e *pgengine.Engine, id string) (pgengin
 }
 
 // standing is where a saga stands that has not ended: it is no event, and is told when it changes.
-func standing(s pgengine.Status) (now []pgengine.Event) {
+func standing(s pgengine.Status) (now []pgengine.Entry) {
 	if s.State.Ended() {
 		return nil
 	}
-	now = append(now, pgengine.Event{What: "is", Text: stateOf(s)})
+	now = append(now, pgengine.Entry{What: "is", Text: stateOf(s)})
 	for _, t := range s.Steps {
 		switch t.State {
 		case "running", "waiting", "awaiting", "sleeping", "child", "stuck":
-			now = append(now, pgengine.Event{What: t.State, Step: t.Step, Direction: t.Direction, Who: t.Worker, Text: t.Error})
+			now = append(now, pgengine.Entry{What: t.State, Step: t.Step, Direction: t.Direction, Who: t.Worker, Text: t.Error})
 		}
 	}
 	return now
 }
 
 // tell prints one line.
-func (a *app) tell(x pgengine.Event) error {
+func (a *app) tell(x pgengine.Entry) error {
 	if a.cfg.json {
 		return json.NewEncoder(a.Stdout).Encode(x)
 	}
