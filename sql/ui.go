@@ -20,8 +20,6 @@ var (
 	UIRecent string
 	//go:embed queries/ui_backlog.sql
 	UIBacklog string
-	//go:embed queries/ui_parent.sql
-	UIParent string
 	//go:embed queries/ui_messages.sql
 	UIMessages string
 )

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,8 +40,7 @@ type confirmation struct {
 	Seen     string
 	Back     string // leads to the subject, from two levels above the form
 	Form     form
-	Step     bool // it asks for a step and an outcome
-	Signal   bool // it asks for a signal
+	Steps    []string // one of which it asks for
 	Asked    []Wait
 	Signals  []string
 }
@@ -59,8 +59,11 @@ func (p confirmation) Outcomes() (all []pgengine.Outcome) {
 	return compact(all)
 }
 
-// Danger, of the template.
+// Danger says that it can't be taken back.
 func (p confirmation) Danger() bool { return p.Action.danger }
+
+// Needs says whether the action asks for a field.
+func (p confirmation) Needs(field string) bool { return slices.Contains(p.Action.fields, field) }
 
 func compact[T comparable](all []T) (distinct []T) {
 	seen := map[T]bool{}
@@ -109,8 +112,8 @@ func (c *console) ask(w http.ResponseWriter, r *http.Request, code int, a *actio
 	if s.saga != nil {
 		p.Asked, p.Signals = s.saga.asked(), s.saga.signals()
 	}
-	for _, name := range a.fields {
-		p.Step, p.Signal = p.Step || name == "step", p.Signal || name == "signal"
+	if a.steps != nil {
+		p.Steps = a.steps(s.saga)
 	}
 	if cookie, err := r.Cookie(tokenCookie); err == nil && len(cookie.Value) == 26 {
 		p.Token = cookie.Value
@@ -126,6 +129,8 @@ func (s *subject) name() string {
 	switch {
 	case s.saga != nil:
 		return s.saga.ID
+	case s.schedule != nil:
+		return escaped(s.schedule.Name)
 	case s.outbox != nil:
 		return strconv.FormatInt(s.outbox.ID, 10)
 	}
@@ -137,6 +142,8 @@ func (s *subject) words() string {
 	switch {
 	case s.saga != nil:
 		return s.saga.Name + " " + s.saga.ID
+	case s.schedule != nil:
+		return "schedule " + s.schedule.Name
 	case s.outbox != nil:
 		return "message " + s.outbox.EventID.String() + " to " + s.outbox.Topic
 	}
@@ -206,21 +213,20 @@ func raw(s string) json.RawMessage {
 
 // check says what is wrong with what an action was told; "": nothing.
 func (a *action) check(f form) string {
-	needs := strings.Join(a.needs(), " ")
 	switch {
 	case strings.TrimSpace(f.Reason) == "":
 		return "Give a reason: it is kept in the saga's record."
 	case len(f.Reason) > 2000:
 		return "The reason is longer than 2000 bytes."
-	case strings.Contains(needs, "step") && f.Step == "":
+	case slices.Contains(a.fields, "step") && f.Step == "":
 		return "Say which step."
-	case strings.Contains(needs, "outcome") && f.Outcome == "":
+	case slices.Contains(a.fields, "outcome") && f.Outcome == "":
 		return "Say what has become of the step."
 	case f.Result != nil && !json.Valid(f.Result):
 		return "The result is not JSON."
-	case strings.Contains(needs, "signal") && f.Signal == "":
+	case slices.Contains(a.fields, "signal") && f.Signal == "":
 		return "Say which signal."
-	case strings.Contains(needs, "payload") && !json.Valid(f.Payload):
+	case slices.Contains(a.fields, "payload") && !json.Valid(f.Payload):
 		return "The payload is not JSON."
 	}
 	return ""
@@ -229,9 +235,8 @@ func (a *action) check(f form) string {
 // perform does it, and keeps who did it and why.
 func (c *console) perform(r *http.Request, a *action, s *subject, f form) error {
 	actor := c.Actor(r)
-	told := f
-	told.Reason = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(f.Reason, "\x00", ""), "?")) + " (" + actor + ")"
-	err := sql.InTx(r.Context(), c.engine.Pool(), func(tx pgx.Tx) error { return a.do(r.Context(), c, tx, s, told) })
+	by := pgengine.By{Actor: actor, Reason: strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(f.Reason, "\x00", ""), "?"))}
+	err := sql.InTx(r.Context(), c.engine.Pool(), func(tx pgx.Tx) error { return a.do(r.Context(), c, tx, s, f, by) })
 	c.Logger.InfoContext(context.WithoutCancel(r.Context()), "console: acted", "action", a.name, "on", s.words(), "actor", actor, "reason", f.Reason, "step", f.Step, "outcome", f.Outcome, "signal", f.Signal, "error", err)
 	return answered(err)
 }

@@ -12,10 +12,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsagaz/pgsagaz/internal/consoletest"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/pgengine/sagaui"
+	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 var hidden = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)">`)
@@ -87,8 +90,8 @@ func TestActions(t *testing.T) {
 	w.Awaits(trip)
 	b.act("sagas/"+trip+"/do/cancel", "no holiday", "Undone first:", "flight", "It ends compensated.")
 	s := w.Becomes(trip, pgengine.Stuck)
-	if s.Cause == nil || s.Cause.Reason != "no holiday (ann)" {
-		t.Errorf("the cause is %+v", s.Cause)
+	if s.Cause == nil || s.Cause.Reason != "no holiday" || len(s.Audit) != 1 || s.Audit[0].Actor != "ann" || s.Audit[0].Answer != "obeyed" {
+		t.Errorf("the cause is %+v, the audit %+v", s.Cause, s.Audit)
 	}
 	v = b.form("sagas/"+trip+"/do/resolve?step=flight&outcome=done", "flight done: it is undone, by hand")
 	v.Set("step", "flight")
@@ -100,6 +103,45 @@ func TestActions(t *testing.T) {
 	v.Set("outcome", "done")
 	b.post("sagas/"+trip+"/do/resolve", v)
 	w.Becomes(trip, pgengine.Compensated)
+
+	b.sees("sagas/"+trip, "Audit", "paid back in cash", "ann")
+
+	// Restart it, pause that, and resume it; skip the undo that is stuck again.
+	v = b.form("sagas/"+trip+"/do/restart", "A new saga over the same input", "tickets")
+	v.Set("reason", "she wants to, after all")
+	v.Set("step", "tickets")
+	if a := b.post("sagas/"+trip+"/do/restart", v); a.StatusCode != 409 || !strings.Contains(a.body, "was undone") {
+		t.Errorf("restart from where nothing stands: %s", a.Status)
+	}
+	v.Set("step", "flight")
+	b.post("sagas/"+trip+"/do/restart", v)
+	s, err := w.Engine.Get(t.Context(), trip)
+	if err != nil || s.RestartedAs == "" {
+		t.Fatalf("it was not restarted: %v", err)
+	}
+	b.sees("sagas/"+trip, s.RestartedAs)
+	trip = s.RestartedAs
+	w.Awaits(trip)
+	b.act("sagas/"+trip+"/do/pause", "let me think", "nothing else begins")
+	w.Until(trip, "paused", func(s pgengine.Status) bool { return s.PausedAt != nil })
+	b.sees("sagas?state=running", trip, "paused")
+	b.act("sagas/"+trip+"/do/resume", "no", "goes on where it stands")
+	w.Until(trip, "resumed", func(s pgengine.Status) bool { return s.PausedAt == nil })
+	b.act("sagas/"+trip+"/do/cancel", "no")
+	w.Becomes(trip, pgengine.Stuck)
+	v = b.form("sagas/"+trip+"/do/skip", "flight: its undo is left out")
+	v.Set("step", "flight")
+	v.Set("reason", "the airline is broke")
+	b.post("sagas/"+trip+"/do/skip", v)
+	w.Becomes(trip, pgengine.Compensated)
+
+	// Abandon another.
+	trip = w.Start(consoletest.Trip{To: "Bern"}, nil)
+	w.Awaits(trip)
+	b.act("sagas/"+trip+"/do/abandon", "test data", "Not undone: flight")
+	if s := w.Becomes(trip, pgengine.Compensated); s.Cause == nil || !s.Cause.NoUndo {
+		t.Errorf("abandoned: %+v", s.Cause)
+	}
 
 	// Redrive and drop what the broker has rejected.
 	w.BrokerDown.Store(true)
@@ -291,8 +333,32 @@ func TestAuthorize(t *testing.T) {
 		}
 	}
 	for _, name := range sagaui.Actions() {
-		if !strings.Contains("retry resolve signal cancel redrive drop", name) {
+		if !strings.Contains("retry resolve signal cancel redrive drop pause resume skip abandon restart", name) {
 			t.Errorf("an action that this test does not know: %s", name)
 		}
 	}
+}
+
+// TestSchedules: they are shown, paused and resumed.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	w := consoletest.New(t)
+	err := sql.InTx(t.Context(), w.Pool, func(tx pgx.Tx) error {
+		return w.Engine.Schedule(t.Context(), tx, consoletest.Stop{At: 4}, pgengine.Schedule{Name: "nightly/stops", Cron: "0 3 * * *", Zone: "Europe/Berlin"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, sagaui.NewHandler(w.Engine, &sagaui.Options{Authorize: sagaui.AllowAll, Logger: quiet}))
+	one := "schedules/nightly%2Fstops"
+	b.sees("schedules", "nightly/stops", "0 3 * * *", "Europe/Berlin", one)
+	b.sees(one, "Coming", "&#34;at&#34;: 4", "nightly%2Fstops/do/pause")
+	if a := b.act(one+"/do/pause", "the tour is off", "starts nothing"); a.Request.URL.Path != "/schedules" || !strings.Contains(a.body, "The schedule is paused.") {
+		t.Errorf("%s at %s", a.Status, a.Request.URL)
+	}
+	b.sees(one, "paused", "do/resume")
+	b.act(one+"/do/resume", "it is on again")
+	b.call("GET", "api/v1/schedules", "", 200, nil)
+	b.call("GET", "api/v1/"+one, "", 200, nil)
+	b.call("GET", "api/v1/schedules/none", "", 404, nil)
 }

@@ -17,9 +17,10 @@ import (
 
 // subject is what an action is done to: one of these.
 type subject struct {
-	saga   *Saga
-	outbox *outbox.Dead
-	inbox  *inbox.DeadLetter
+	saga     *Saga
+	schedule *pgengine.ScheduleStatus
+	outbox   *outbox.Dead
+	inbox    *inbox.DeadLetter
 }
 
 func (s *subject) status() *pgengine.Status {
@@ -34,6 +35,8 @@ func (s *subject) seen() string {
 	switch {
 	case s.saga != nil:
 		return s.saga.Seen
+	case s.schedule != nil:
+		return digest(fmt.Sprint("schedule", s.schedule.Cron, s.schedule.Zone, s.schedule.Saga, s.schedule.Paused))
 	case s.outbox != nil:
 		return digest(fmt.Sprint("outbox", s.outbox.ID, s.outbox.Attempts, s.outbox.DiedAt.UnixMicro()))
 	}
@@ -43,6 +46,7 @@ func (s *subject) seen() string {
 // subjects are the kinds of subject: where they are found, and what is above them.
 var subjects = []subjectKind{
 	{on: "saga", html: "/sagas/{id}", api: "/sagas/{id}", load: loadSaga},
+	{on: "schedule", html: "/schedules/{id}", api: "/schedules/{id}", load: loadSchedule},
 	{on: "outbox", html: "/outbox/{id}", api: "/outbox/{id}", load: loadOutboxLetter},
 	{on: "inbox", html: "/inbox/{id}", api: "/inbox/{id}", load: loadInboxLetter},
 }
@@ -55,6 +59,11 @@ type subjectKind struct {
 func loadSaga(c *console, r *http.Request) (*subject, error) {
 	s, err := c.look(r.Context(), r.PathValue("id"))
 	return &subject{saga: s}, err
+}
+
+func loadSchedule(c *console, r *http.Request) (*subject, error) {
+	s, err := c.engine.GetSchedule(r.Context(), r.PathValue("id"))
+	return &subject{schedule: &s}, err
 }
 
 func loadOutboxLetter(c *console, r *http.Request) (*subject, error) {
@@ -93,13 +102,14 @@ type action struct {
 	title    string   // of the button
 	did      string   // what the page says afterwards
 	danger   bool     // it can't be taken back
-	fields   []string // of the form, beside the reason: step, signal
+	fields   []string // of the form, beside the reason
 
 	// whyNot says why it can't be done as things stand; "": it can.
 	whyNot func(*subject) string
 	// foretell says what it will do.
 	foretell func(*subject) []string
-	do       func(context.Context, *console, pgx.Tx, *subject, form) error
+	steps    func(*Saga) []string // that can be chosen, of a field step
+	do       func(context.Context, *console, pgx.Tx, *subject, form, pgengine.By) error
 }
 
 // actions is the one table of what can be done.
@@ -113,12 +123,12 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellRetry() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form) error {
-			return c.engine.Retry(ctx, tx, s.saga.ID, f.Reason)
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			return c.engine.Retry(ctx, tx, s.saga.ID, by)
 		},
 	},
 	{
-		name: "resolve", on: "saga", title: "Resolve a step", did: "Told the saga what has become of the step.", danger: true, fields: []string{"step"},
+		name: "resolve", on: "saga", title: "Resolve a step", did: "Told the saga what has become of the step.", danger: true, fields: []string{"step", "outcome", "result"}, steps: (*Saga).askedSteps,
 		whyNot: func(s *subject) string {
 			if len(s.saga.asked()) == 0 {
 				return "No step waits for an operator."
@@ -126,12 +136,12 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellResolve() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form) error {
-			return c.engine.Resolve(ctx, tx, s.saga.ID, f.Step, pgengine.Resolution{Outcome: pgengine.Outcome(f.Outcome), Result: f.Result, Reason: f.Reason})
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			return c.engine.Resolve(ctx, tx, s.saga.ID, f.Step, pgengine.Resolution{Outcome: pgengine.Outcome(f.Outcome), Result: f.Result}, by)
 		},
 	},
 	{
-		name: "signal", on: "saga", title: "Send a signal", did: "Sent the signal.", fields: []string{"signal"},
+		name: "signal", on: "saga", title: "Send a signal", did: "Sent the signal.", fields: []string{"signal", "payload", "key"},
 		whyNot: func(s *subject) string {
 			if s.saga.State.Ended() {
 				return "It has ended."
@@ -142,8 +152,8 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellSignal() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form) error {
-			return c.engine.SignalJSON(ctx, tx, pgengine.ID(s.saga.ID), f.Signal, f.Payload, &pgengine.SignalOptions{Key: f.Key})
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			return c.engine.SignalJSON(ctx, tx, pgengine.ID(s.saga.ID), f.Signal, f.Payload, &pgengine.SignalOptions{Key: f.Key, By: by})
 		},
 	},
 	{
@@ -158,8 +168,139 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellCancel() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form) error {
-			return c.engine.Cancel(ctx, tx, s.saga.ID, f.Reason)
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			return c.engine.Cancel(ctx, tx, s.saga.ID, by)
+		},
+	},
+	{
+		name: "pause", on: "saga", title: "Pause", did: "Asked the saga to pause.",
+		whyNot: func(s *subject) string {
+			switch {
+			case s.saga.State.Ended():
+				return "It has ended."
+			case s.saga.PausedAt != nil:
+				return "It is paused."
+			}
+			return ""
+		},
+		foretell: func(*subject) []string {
+			return []string{"What has begun ends, and nothing else begins until it is resumed: neither steps nor undos nor attempts.",
+				"Time goes on: a deadline that passes turns it back. Its children are not paused."}
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+			return c.engine.Pause(ctx, tx, s.saga.ID, by)
+		},
+	},
+	{
+		name: "resume", on: "saga", title: "Resume", did: "Asked the saga to go on.",
+		whyNot: func(s *subject) string {
+			if s.saga.PausedAt == nil || s.saga.State.Ended() {
+				return "It is not paused."
+			}
+			return ""
+		},
+		foretell: func(*subject) []string {
+			return []string{"It goes on where it stands. Timers that fell due, signals and ends of children that came meanwhile are seen to now."}
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+			return c.engine.Resume(ctx, tx, s.saga.ID, by)
+		},
+	},
+	{
+		name: "skip", on: "saga", title: "Skip a step", did: "Asked the saga to go on past the step.", danger: true, fields: []string{"step"}, steps: (*Saga).skippable,
+		whyNot: func(s *subject) string {
+			if len(s.saga.skippable()) == 0 {
+				return "No step waits that could be skipped."
+			}
+			return ""
+		},
+		foretell: func(s *subject) (lines []string) {
+			for _, name := range s.saga.skippable() {
+				if undo := s.saga.latest(name, pgengine.Undo); undo != nil && undo.EndedAt == nil {
+					lines = append(lines, name+": its undo is left out, and it stays as it is; what comes before it is undone next.")
+				} else {
+					lines = append(lines, name+": the saga goes on without it, if no later step counts on its result.")
+				}
+			}
+			return lines
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			return c.engine.Skip(ctx, tx, s.saga.ID, f.Step, by)
+		},
+	},
+	{
+		name: "abandon", on: "saga", title: "Abandon", did: "Asked the saga to end without undoing.", danger: true,
+		whyNot: func(s *subject) string {
+			switch pivot := s.saga.passed(); {
+			case s.saga.State.Ended():
+				return "It has ended."
+			case pivot != "":
+				return "It is past its pivot " + pivot + ": it only goes forward."
+			}
+			return ""
+		},
+		foretell: func(s *subject) []string {
+			lines := []string{"Steps that have begun end first; children go on by themselves. Nothing else is begun, and nothing is undone."}
+			for _, group := range s.saga.toUndo() {
+				lines = append(lines, "Not undone: "+strings.Join(group, ", ")+".")
+			}
+			return append(lines, "It ends compensated, with the note that nothing was undone.")
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+			return c.engine.Abandon(ctx, tx, s.saga.ID, by)
+		},
+	},
+	{
+		name: "restart", on: "saga", title: "Restart from a step", did: "Started a new saga that takes over from this one.", danger: true, fields: []string{"step"}, steps: (*Saga).names,
+		whyNot: func(s *subject) string {
+			switch {
+			case !s.saga.State.Ended():
+				return "It has not ended."
+			case s.saga.RestartedAs != "":
+				return "It was restarted as " + s.saga.RestartedAs + "."
+			case s.saga.graph == nil:
+				return "Its definition is not registered."
+			}
+			return ""
+		},
+		foretell: func(*subject) []string {
+			return []string{"A new saga over the same input begins. The step that you choose, and what comes after it, run anew.",
+				"Of all other steps it takes over what became of them; if it turns back, it undoes them.",
+				"What this saga did at and after that step, and has not undone, stays, and is done again."}
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+			_, err := c.engine.Restart(ctx, tx, s.saga.ID, []string{f.Step}, by)
+			return err
+		},
+	},
+	{
+		name: "pause", on: "schedule", title: "Pause", did: "The schedule is paused.",
+		whyNot: func(s *subject) string {
+			if s.schedule.Paused != nil {
+				return "It is paused."
+			}
+			return ""
+		},
+		foretell: func(*subject) []string {
+			return []string{"It starts nothing until it is resumed. Sagas that it has started go on."}
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, _ pgengine.By) error {
+			return c.engine.PauseSchedule(ctx, tx, s.schedule.Name)
+		},
+	},
+	{
+		name: "resume", on: "schedule", title: "Resume", did: "The schedule goes on.",
+		whyNot: func(s *subject) string {
+			if s.schedule.Paused == nil {
+				return "It is not paused."
+			}
+			return ""
+		},
+		foretell: func(*subject) []string {
+			return []string{"It goes on with the slots that are yet to come: those of the pause were not missed."}
+		},
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, _ pgengine.By) error {
+			return c.engine.ResumeSchedule(ctx, tx, s.schedule.Name)
 		},
 	},
 	{
@@ -172,7 +313,7 @@ var actions = []action{
 			}
 			return append(lines, "Its key has gone on without it: it may arrive after later messages of the key.")
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
 			_, err := outbox.Redrive(ctx, tx, s.outbox.ID)
 			return err
 		},
@@ -187,7 +328,7 @@ var actions = []action{
 			}
 			return lines
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
 			return outbox.Drop(ctx, tx, s.outbox.ID)
 		},
 	},
@@ -203,7 +344,7 @@ var actions = []action{
 			return []string{"A running consumer named " + s.inbox.Consumer + " handles the message again, within a second or two.",
 				"It takes effect once; if it fails again, it comes back here.", "Other messages of its key do not wait for it."}
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
 			ids, err := inbox.Redrive(ctx, tx, s.inbox.ID)
 			return touched(ids, err)
 		},
@@ -214,7 +355,7 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"The message is forgotten. It has had no effect, and will have none, also if the broker delivers it again."}
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
 			ids, err := inbox.Drop(ctx, tx, s.inbox.ID)
 			return touched(ids, err)
 		},
@@ -263,25 +404,14 @@ func (c *console) offers(r *http.Request, s *subject) []offer {
 	all := []offer{}
 	for _, a := range actions {
 		if s.is(a.on) && a.whyNot(s) == "" && c.may(r, a.name, s.status()) == nil {
-			all = append(all, offer{a.name, a.title, a.danger, a.foretell(s), a.needs()})
+			all = append(all, offer{a.name, a.title, a.danger, a.foretell(s), slices.Concat([]string{}, a.fields)})
 		}
 	}
 	return all
 }
 
 func (s *subject) is(on string) bool {
-	return on == "saga" && s.saga != nil || on == "outbox" && s.outbox != nil || on == "inbox" && s.inbox != nil
-}
-
-// needs names what the JSON of the action must tell, beside the reason.
-func (a *action) needs() []string {
-	switch {
-	case slices.Contains(a.fields, "step"):
-		return []string{"step", "outcome", "result"}
-	case slices.Contains(a.fields, "signal"):
-		return []string{"signal", "payload", "key"}
-	}
-	return []string{}
+	return on == "saga" && s.saga != nil || on == "schedule" && s.schedule != nil || on == "outbox" && s.outbox != nil || on == "inbox" && s.inbox != nil
 }
 
 // asked are the steps that wait for an operator.
@@ -292,6 +422,38 @@ func (s *Saga) asked() (all []Wait) {
 		}
 	}
 	return all
+}
+
+func (s *Saga) askedSteps() (names []string) {
+	for _, w := range s.asked() {
+		names = append(names, w.Step)
+	}
+	return names
+}
+
+// skippable are the steps that wait, and that the definition does not forbid to skip.
+func (s *Saga) skippable() (names []string) {
+	for _, w := range s.Waits {
+		if s.State.Ended() || w.For == "its children" || w.For == "its time" && s.graph == nil || slices.Contains(names, w.Step) {
+			continue
+		}
+		if w.Direction == pgengine.Do && s.graph != nil && w.For != "its time" {
+			outcomes, err := s.graph.Answers(w.Step, w.Direction)
+			if err != nil || !slices.Contains(outcomes, pgengine.OutcomeSkipped) {
+				continue
+			}
+		}
+		names = append(names, w.Step)
+	}
+	return names
+}
+
+// names are the saga's steps.
+func (s *Saga) names() (names []string) {
+	for _, layer := range s.plan.Layers {
+		names = append(names, layer...)
+	}
+	return names
 }
 
 // signals are the names that steps of the saga await, those that do so now first.
@@ -362,10 +524,12 @@ func (s *Saga) foretellCancel() (lines []string) {
 }
 
 func (s *Saga) foretellRetry() (lines []string) {
+	back := false
 	for _, t := range s.Steps {
 		if t.State != "stuck" {
 			continue
 		}
+		back = back || t.Direction == pgengine.Undo
 		switch {
 		case t.Direction == pgengine.Undo && s.step(t.Step).ManualUndo:
 			lines = append(lines, "The undo of "+t.Step+" stays an operator's: resolve it.")
@@ -383,7 +547,7 @@ func (s *Saga) foretellRetry() (lines []string) {
 			}
 		}
 	}
-	if s.Cause != nil && rest != nil {
+	if back && rest != nil {
 		lines = append(lines, "If that succeeds, these are undone next: "+strings.Join(rest, ", ")+".")
 	}
 	return append(lines, "If the reason is not out of the way, it becomes stuck again.")

@@ -83,7 +83,7 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	b.call("GET", "api/v1/sagas/"+order+"/actions", "", 200, &offered)
-	if len(offered.Actions) != 2 || offered.Actions[0].Name != "retry" || len(offered.Actions[0].Foretold) == 0 || offered.Seen != saga.Seen {
+	if len(offered.Actions) != 3 || offered.Actions[0].Name != "retry" || len(offered.Actions[0].Foretold) == 0 || offered.Seen != saga.Seen {
 		t.Errorf("%+v", offered)
 	}
 	act := "api/v1/sagas/" + order + "/actions/"

@@ -210,6 +210,10 @@ func (c *console) told(ctx context.Context, err error) *refusal {
 		return &refusal{http.StatusConflict, "The saga has ended meanwhile: there is nothing left to do."}
 	case errors.Is(err, pgengine.ErrNotParked):
 		return &refusal{http.StatusConflict, "The step does not wait for an operator any more."}
+	case errors.Is(err, pgengine.ErrNoRestart):
+		return &refusal{http.StatusConflict, "Refused: " + plain(clip(err.Error(), 500))}
+	case errors.Is(err, pgengine.ErrNoSchedule):
+		return &refusal{http.StatusNotFound, "There is no such schedule."}
 	case errors.Is(err, pgengine.ErrNoSignal):
 		return &refusal{http.StatusConflict, "No step of the saga awaits a signal of that name."}
 	case errors.Is(err, pgengine.ErrTooLarge):

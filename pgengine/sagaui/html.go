@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -89,7 +88,7 @@ var functions = template.FuncMap{
 	"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"size":  size,
 	"asset": func(name string) string { return "assets/" + name + "?v=" + assets[name].hash },
-	"path":  url.PathEscape,
+	"path":  escaped,
 	"join":  func(words []string) string { return strings.Join(words, ", ") },
 	"groups": func(of [][]string) string {
 		var words []string

@@ -284,7 +284,7 @@ func (c *console) find(ctx context.Context, q query) (*List, error) {
 		var version *int
 		var created *time.Time
 		s := Head{Status: pgengine.Status{Archived: q.Archived}}
-		if err := row.Scan(&edge, &id, &name, &version, &state, &key, &s.Tags, &s.Cause, &created, &s.Deadline, &s.EndedAt, &s.StuckAt); err != nil || id == nil {
+		if err := row.Scan(&edge, &id, &name, &version, &state, &key, &s.Tags, &s.Cause, &created, &s.Deadline, &s.EndedAt, &s.PausedAt, &s.StuckAt); err != nil || id == nil {
 			return none, err
 		}
 		s.ID, s.Name, s.Version, s.State, s.Key, s.CreatedAt = *id, *name, *version, pgengine.State(*state), *key, *created

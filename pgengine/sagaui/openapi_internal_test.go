@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write openapi.json anew")
 // answers are the structs of the pages, by their paths below the root.
 var answers = map[string]any{
 	"/overview": Overview{}, "/sagas": List{}, "/sagas/{id}": Saga{}, "/definitions": Definitions{}, "/definitions/{name}/{version}": Definition{},
-	"/outbox": Outbox{}, "/outbox/{id}": OutboxLetter{}, "/inbox": Inbox{}, "/inbox/{id}": InboxLetter{},
+	"/schedules": Schedules{}, "/schedules/{id}": Schedule{}, "/outbox": Outbox{}, "/outbox/{id}": OutboxLetter{}, "/inbox": Inbox{}, "/inbox/{id}": InboxLetter{},
 }
 
 // queries are what pages may be asked for beyond their paths.
@@ -133,7 +133,7 @@ func document() object {
 		for _, a := range actions {
 			if a.on == k.on {
 				names = append(names, a.name)
-				does = append(does, a.name+" ("+strings.Join(append([]string{"reason"}, a.needs()...), ", ")+")")
+				does = append(does, a.name+" ("+strings.Join(append([]string{"reason"}, a.fields...), ", ")+")")
 			}
 		}
 		in := parameters(k.api+"/actions/{action}", nil)

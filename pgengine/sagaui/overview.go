@@ -125,7 +125,7 @@ func (c *console) workers(ctx context.Context) ([]Worker, error) {
 
 // scanHead reads a saga as the lists have it.
 func scanHead(row pgx.CollectableRow) (s Head, err error) {
-	err = row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.StuckAt)
+	err = row.Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.PausedAt, &s.StuckAt)
 	return s, err
 }
 

@@ -22,6 +22,8 @@ var pages = []page{
 	{html: "/sagas/{id}", api: "/sagas/{id}", template: "saga", title: "Saga", load: (*console).saga, live: true},
 	{html: "/definitions", api: "/definitions", template: "definitions", title: "Definitions", load: (*console).definitions},
 	{html: "/definitions/{name}/{version}", api: "/definitions/{name}/{version}", template: "definition", title: "Definition", load: (*console).definition},
+	{html: "/schedules", api: "/schedules", template: "schedules", title: "Schedules", load: (*console).schedules, live: true},
+	{html: "/schedules/{id}", api: "/schedules/{id}", template: "schedule", title: "Schedule", load: (*console).schedule},
 	{html: "/outbox", api: "/outbox", template: "outbox", title: "Outbox", load: (*console).outbox, live: true},
 	{html: "/outbox/{id}", api: "/outbox/{id}", template: "outboxletter", title: "Dead letter", load: (*console).outboxLetter},
 	{html: "/inbox", api: "/inbox", template: "inbox", title: "Inbox", load: (*console).inbox, live: true},

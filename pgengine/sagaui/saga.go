@@ -19,13 +19,11 @@ import (
 // Saga is one saga, with all there is to know of it.
 type Saga struct {
 	pgengine.Status
-	Parent     string    `json:"parent,omitempty"` // whose child it is
-	ParentStep string    `json:"parent_step,omitempty"`
-	Waits      []Wait    `json:"waits"`
-	Messages   []Message `json:"messages"` // of its steps, that have not gone out
-	Workers    []string  `json:"workers"`  // live ones that have its code
-	Withheld   bool      `json:"withheld"` // inputs, results and signals, for want of permission
-	Seen       string    `json:"seen"`     // names how it stands; an action that is given it is refused if that has moved on
+	Waits    []Wait    `json:"waits"`
+	Messages []Message `json:"messages"` // of its steps, that have not gone out
+	Workers  []string  `json:"workers"`  // live ones that have its code
+	Withheld bool      `json:"withheld"` // inputs, results and signals, for want of permission
+	Seen     string    `json:"seen"`     // names how it stands; an action that is given it is refused if that has moved on
 
 	Rows     []stepRow `json:"-"`
 	Actions  []offer   `json:"-"`
@@ -134,12 +132,6 @@ func (c *console) look(ctx context.Context, id string) (*Saga, error) {
 			s.Workers = append(s.Workers, w.ID)
 		}
 	}
-	if !s.Archived {
-		err := c.engine.Pool().QueryRow(ctx, sql.UIParent, s.ID).Scan(&s.Parent, &s.ParentStep)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) { // archived a moment ago
-			return nil, err
-		}
-	}
 	rows, err := c.engine.Pool().Query(ctx, sql.UIMessages, s.ID)
 	if err != nil {
 		return nil, err
@@ -158,7 +150,10 @@ func (c *console) look(ctx context.Context, id string) (*Saga, error) {
 // withhold takes out what only some may see.
 func (s *Saga) withhold() {
 	s.Input, s.Output = nil, nil
-	s.Steps, s.Signals = slices.Clone(s.Steps), slices.Clone(s.Signals)
+	s.Steps, s.Signals, s.Audit = slices.Clone(s.Steps), slices.Clone(s.Signals), slices.Clone(s.Audit)
+	for i := range s.Audit {
+		s.Audit[i].Details = nil
+	}
 	for i := range s.Steps {
 		s.Steps[i].Result = nil
 	}
@@ -170,7 +165,7 @@ func (s *Saga) withhold() {
 // seen names what decides what can be done with a saga: its state, whether it is past its pivot, and who waits for whom. Steps
 // that come and go while it runs are left out, or nobody could ever act on one.
 func (s *Saga) seen() string {
-	words := []string{string(s.State)}
+	words := []string{string(s.State), fmt.Sprint(s.PausedAt != nil)}
 	if p := s.passed(); p != "" {
 		words = append(words, "past "+p)
 	}

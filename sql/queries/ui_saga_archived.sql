@@ -16,7 +16,7 @@ WITH looked AS (
       AND ($5::text IS NULL OR s.cause::text ILIKE $5)
     ORDER BY s.id DESC LIMIT $7
 )
-SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at,
+SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at, NULL::timestamptz,
        ''
 FROM (SELECT CASE WHEN (SELECT count(*) FROM hit) < $7 THEN (SELECT id FROM looked OFFSET $8 - 1 LIMIT 1) END AS id) edge
 LEFT JOIN hit h ON true

@@ -2,7 +2,7 @@
 -- at for it, so that a rare state or word costs no more than a common one: edge is the last of them if the page is not
 -- full and there may be more. It is planned anew each time (the caller sees to it), so that what is null falls away.
 WITH looked AS (
-    SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at
+    SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at, s.paused_at
     FROM pgsagaz.saga s
     WHERE ($2::text IS NULL OR s.name = $2)
       AND ($3::text IS NULL OR s.tags @> ARRAY[$3])
@@ -20,7 +20,7 @@ WITH looked AS (
            OR EXISTS (SELECT FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5))
     ORDER BY s.id DESC LIMIT $7
 )
-SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at,
+SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at, h.paused_at,
        coalesce((SELECT l.step || ': ' || coalesce(l.error, '') FROM pgsagaz.lane l
                  WHERE h.state = 'stuck' AND l.saga_id = h.id AND l.run_at = 'infinity' AND l.waits IS NULL ORDER BY l.id LIMIT 1), '')
 FROM (SELECT CASE WHEN (SELECT count(*) FROM hit) < $7 THEN (SELECT id FROM looked OFFSET $8 - 1 LIMIT 1) END AS id) edge

@@ -43,7 +43,9 @@ type config struct {
 
 	orders, demoWorkers int
 	failRate            float64
-	kill                bool
+	kill, keep          bool
+
+	console, consoleToken string
 
 	origins map[string]string // of the values in force, by flag; those that are missing are defaults
 }
@@ -107,6 +109,9 @@ func (c *config) settings() []setting {
 		{&c.keepMessages, "keep-messages", "PGSAGAZ_KEEP_MESSAGES", time.Duration(0), "how long published messages are kept for outbox replay; 0: not at all"},
 		{&c.maxPending, "max-pending", "PGSAGAZ_MAX_PENDING", 0, "pending messages above which publishing fails; 0: no limit"},
 
+		{&c.console, "console", "PGSAGAZ_CONSOLE", "", "where to serve the console: host:port, or :port for this machine alone (default: nowhere)"},
+		{secret{&c.consoleToken, hide}, "console-token", "PGSAGAZ_CONSOLE_TOKEN", "", "what the console asks for, as a bearer token or as the password of basic auth (default: nothing, on this machine alone)"},
+
 		// bench:
 		{&c.benchSteps, "steps", "", 5, "steps of a saga"},
 		{&c.benchConcurrency, "concurrency", "", []string{"1", "64"}, "how many sagas are in flight; one result each"},
@@ -120,6 +125,7 @@ func (c *config) settings() []setting {
 		{&c.failRate, "fail-rate", "", 0.1, "how many of them cannot succeed, from 0 to 1"},
 		{&c.demoWorkers, "workers", "", 1, "how many workers; with --kill at least 2"},
 		{&c.kill, "kill", "", false, "run the workers as processes, and kill -9 some while they work"},
+		{&c.keep, "keep", "", false, "go on afterwards, with an order a second, until interrupted"},
 	}
 }
 

@@ -31,7 +31,7 @@ func (a *app) demo() *cobra.Command {
 			"anything does not add up. Without a database it starts one of its own, and removes it.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDemo(cmd.Context()) },
 	}
-	a.cfg.bind(cmd.Flags(), "orders", "fail-rate", "workers", "kill")
+	a.cfg.bind(cmd.Flags(), "orders", "fail-rate", "workers", "kill", "console", "console-token", "keep")
 	worker := &cobra.Command{
 		Use: "worker", Short: "A worker of the demo, which ends with its standard input", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -84,6 +84,19 @@ func (a *app) runDemo(ctx context.Context) (err error) {
 			return fmt.Errorf("find this program, to run it as workers: %w", err)
 		}
 		options.Spawn = func(id string) demo.Process { return newProcess(program, id, url) }
+	}
+	options.Keep = a.cfg.keep
+	if a.cfg.console != "" {
+		options.Beside = func(ctx context.Context, engine *pgengine.Engine) error {
+			console, err := a.openConsole(ctx, engine)
+			if err != nil {
+				return err
+			}
+			if !a.cfg.json {
+				fmt.Fprintln(a.Stdout, "the console is at", console.url)
+			}
+			return console.run(ctx)
+		}
 	}
 	report, err := demo.Run(ctx, url, options)
 	if err != nil {

@@ -13,6 +13,14 @@ import (
 // masked stands where a secret is.
 const masked = "xxxxx"
 
+// hide is a secret of which nothing can be shown.
+func hide(s string) string {
+	if s == "" {
+		return ""
+	}
+	return masked
+}
+
 // showDSN is a connection string without what is secret, and without what cannot be told from that.
 func showDSN(dsn string) string {
 	if dsn == "" {

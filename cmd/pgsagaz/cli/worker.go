@@ -21,7 +21,8 @@ import (
 
 var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "wait-for-schema", "lease", "grace", "poll", "sweep",
 	"archive-after", "keep-archive", "keep-keys",
-	"only", "broker", "relay-lease", "no-optimistic", "rejected-attempts", "on-rejected", "keep-messages", "max-pending"}
+	"only", "broker", "relay-lease", "no-optimistic", "rejected-attempts", "on-rejected", "keep-messages", "max-pending",
+	"console", "console-token"}
 
 func (a *app) worker() *cobra.Command {
 	cmd := &cobra.Command{
@@ -66,11 +67,11 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		}
 	}()
 	runSagas, e := func(context.Context) error { return nil }, workerEvent{Worker: a.cfg.workerID, Sagas: []string{}}
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: a.logger(slog.LevelInfo)})
+	if err != nil {
+		return err
+	}
 	if a.cfg.only != "relay" {
-		engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: a.logger(slog.LevelInfo)})
-		if err != nil {
-			return err
-		}
 		worker, err := jobs.NewWorker(engine, jobs.Config{
 			ID: a.cfg.workerID, MaxWorkers: a.cfg.maxWorkers, Queues: queues, JobPerStep: a.cfg.jobPerStep, NoListen: a.cfg.noListen,
 			Lease: a.cfg.lease, Grace: a.cfg.grace, Poll: a.cfg.poll, Sweep: a.cfg.sweep, Direct: direct,
@@ -80,6 +81,15 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 			return &usageError{err}
 		}
 		runSagas, e.Worker, e.Sagas = worker.Run, worker.ID(), engine.Definitions()
+	}
+	console, err := a.openConsole(ctx, engine)
+	if err != nil {
+		return err
+	}
+	if console != nil {
+		e.Console = console.url
+		a.logger(slog.LevelInfo).Info("the console is open", "address", console.url)
+		group.Go(func() error { return console.run(running) })
 	}
 	e.Event = "starting"
 	if err := a.event(e); err != nil {
@@ -129,6 +139,8 @@ type workerEvent struct {
 	Event  string   `json:"event"`
 	Worker string   `json:"worker"`
 	Sagas  []string `json:"sagas"`
+	// Console is its address; "": there is none.
+	Console string `json:"console,omitempty"`
 }
 
 // event is a line of JSON, where JSON was asked for; the log tells people.

@@ -30,6 +30,11 @@ type Options struct {
 	Spawn func(id string) Process
 	Kills int // how often a worker process is killed while it works
 
+	// Keep goes on afterwards, with an order a second, until ctx ends; the audit comes then.
+	Keep bool
+	// Beside runs as long as the demo does, and ends with its ctx. nil: nothing.
+	Beside func(ctx context.Context, engine *pgengine.Engine) error
+
 	Screen   io.Writer // where to show what happens; nil: nowhere
 	Terminal bool      // Screen is one: lines are redrawn
 	Logger   *slog.Logger
@@ -111,8 +116,8 @@ func runID() string {
 // tag is what the run's sagas are found by.
 func (r *run) tag() string { return "demo:" + r.id }
 
-func (r *run) run(ctx context.Context) (*Report, error) {
-	orders := r.makeOrders()
+func (r *run) run(ctx context.Context) (_ *Report, err error) {
+	orders := r.makeOrders(0, r.Orders)
 	if err := r.stockUp(ctx, orders); err != nil {
 		return nil, fmt.Errorf("fill the shelves: %w", err)
 	}
@@ -120,6 +125,17 @@ func (r *run) run(ctx context.Context) (*Report, error) {
 	defer r.fleet.stop()
 	if err := r.fleet.start(ctx, r.Workers); err != nil {
 		return nil, err
+	}
+	if r.Beside != nil {
+		beside, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var fail context.CancelFunc
+		ctx, fail = context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- r.Beside(beside, r.engine)
+			fail() // the demo does not go on without it
+		}()
+		defer func() { stop(); err = errors.Join(err, <-ended) }()
 	}
 	r.screen.event("run %s: %d orders, %d of them can't succeed; %s", r.id, len(orders), doomed(orders), r.fleet)
 
@@ -135,6 +151,12 @@ func (r *run) run(ctx context.Context) (*Report, error) {
 	group.Go(func() error { return r.fleet.guard(watched) })
 	if err := group.Wait(); err != nil {
 		return nil, err
+	}
+	if r.Keep {
+		if err := r.trickle(ctx, len(orders)); err != nil {
+			return nil, err
+		}
+		ctx = context.WithoutCancel(ctx) // the audit is what it was stopped for
 	}
 	r.fleet.stop()
 	if err := r.bank.shut(ctx); err != nil {
@@ -163,13 +185,13 @@ func doomed(orders []placed) (n int) {
 	return n
 }
 
-// makeOrders spreads those that cannot succeed evenly, and gives them their reasons in turn.
-func (r *run) makeOrders() []placed {
-	orders := make([]placed, r.Orders)
+// makeOrders makes n orders, after so many others. It spreads those that cannot succeed evenly, and gives them their reasons in turn.
+func (r *run) makeOrders(before, n int) []placed {
+	orders := make([]placed, n)
 	share, reason := 0.0, 0
 	for i := range orders {
 		o := placed{Order: Order{
-			ID: fmt.Sprintf("%s-%05d", r.id, i+1), Run: r.id,
+			ID: fmt.Sprintf("%s-%05d", r.id, before+i+1), Run: r.id,
 			SKU: fmt.Sprintf("book-%d", 1+rand.IntN(8)), Quantity: 1 + rand.IntN(3), Cents: 500 + rand.Int64N(9500),
 			Card: Card{Bank: r.bank.url, Number: "card-0001"}, Email: fmt.Sprintf("reader-%d@example.com", i+1), Address: "Paris",
 		}}
@@ -202,7 +224,8 @@ func (r *run) stockUp(ctx context.Context, orders []placed) error {
 		if sku != soldOut {
 			n += 10
 		}
-		b.Queue(`INSERT INTO demo.stock (run, sku, initial, on_shelf) VALUES ($1, $2, $3, $3)`, r.id, sku, n)
+		b.Queue(`INSERT INTO demo.stock (run, sku, initial, on_shelf) VALUES ($1, $2, $3, $3)
+			ON CONFLICT (run, sku) DO UPDATE SET initial = demo.stock.initial + $3, on_shelf = demo.stock.on_shelf + $3`, r.id, sku, n)
 	}
 	return r.pool.SendBatch(ctx, b).Close()
 }
@@ -238,6 +261,37 @@ func (r *run) place(ctx context.Context, orders []placed) error {
 		}
 	}
 	return nil
+}
+
+// trickle places an order a second until ctx ends, and waits for what it has placed.
+func (r *run) trickle(ctx context.Context, before int) error {
+	r.screen.event("an order a second, until interrupted")
+	group, gctx := errgroup.WithContext(ctx)
+	placed := before
+	group.Go(func() error {
+		for {
+			orders := r.makeOrders(placed, 100)
+			if err := r.stockUp(gctx, orders); err != nil {
+				return err
+			}
+			for i := range orders {
+				select {
+				case <-gctx.Done():
+					return gctx.Err()
+				case <-time.After(time.Second):
+				}
+				if err := r.place(context.WithoutCancel(gctx), orders[i:i+1]); err != nil {
+					return err
+				}
+				placed++
+			}
+		}
+	})
+	group.Go(func() error { return r.fleet.guard(gctx) })
+	if err := group.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return r.watch(context.WithoutCancel(ctx), placed)
 }
 
 // watch shows how many sagas are in which state until all orders have ended, or nothing happens any more.
