@@ -86,7 +86,7 @@ func (s Status) history(messages []MessageStatus) (events []Entry) {
 			e.What, e.Text = t.State, "taken over from saga "+t.Origin
 			add(&s.CreatedAt, e)
 			continue
-		case t.StartedAt != nil && t.Worker != "" && !t.StartedAt.Equal(*t.EndedAt):
+		case t.StartedAt != nil && t.Worker != "":
 			e.What = "begun"
 			add(t.StartedAt, e)
 		}

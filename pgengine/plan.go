@@ -150,7 +150,7 @@ func leave(g *graph, d *decision, steps []known, lanes []laneAt) (left []laneAt)
 		}
 		d.dissolve = append(d.dissolve, dissolve{lane: l.id})
 	}
-	for i, claimed := range claims(g, left) {
+	for i, claimed := range slices.Backward(claims(g, left)) {
 		if !claimed && stands(g, steps, i) {
 			d.forgo = append(d.forgo, task{node: i, direction: Undo, generation: steps[i].generation})
 			steps[i].undone = true

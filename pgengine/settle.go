@@ -412,6 +412,13 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		for _, x := range d.dissolve {
 			b.Queue(sql.LaneDissolve, s.sagaID, x.lane, x.record)
 		}
+		rest := s
+		if len(d.forgo) > 0 && s.rec != nil { // first that it is done, then that it is left as it is
+			did := s
+			did.state, did.cause, did.others = "", nil, lanes{}
+			b.Queue(sql.Settle, did.args()...)
+			rest.rec, rest.here, rest.laneID, rest.token = nil, nil, nil, nil
+		}
 		for _, t := range d.forgo {
 			f := settlement{
 				sagaID: s.sagaID, g: s.g, from: s.from, at: t, step: s.g.nodes[t.node].name,
@@ -422,7 +429,7 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 			}
 			b.Queue(sql.Settle, f.args()...)
 		}
-		b.Queue(sql.Settle, s.args()...)
+		b.Queue(sql.Settle, rest.args()...)
 	})
 	if err != nil {
 		return false, answered(err)

@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,7 +35,7 @@ func granted(t *testing.T, pool *pgxpool.Pool, choose func(sql.Roles) string) *p
 	exec(t, pool, fmt.Sprintf(`CREATE ROLE %q LOGIN PASSWORD 'x'; GRANT %q TO %q`, login, choose(r), login))
 	t.Cleanup(func() {
 		for _, role := range []string{login, r.App, r.Worker, r.Ops, r.Readonly} {
-			_, _ = pool.Exec(t.Context(), fmt.Sprintf(`DROP OWNED BY %q; DROP ROLE %q`, role, role))
+			_, _ = pool.Exec(context.Background(), fmt.Sprintf(`DROP OWNED BY %q; DROP ROLE %q`, role, role))
 		}
 	})
 	config := pool.Config().ConnConfig.Copy()
@@ -43,7 +44,7 @@ func granted(t *testing.T, pool *pgxpool.Pool, choose func(sql.Roles) string) *p
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = as.Close(t.Context()) })
+	t.Cleanup(func() { _ = as.Close(context.Background()) })
 	return as
 }
 
@@ -209,7 +210,7 @@ func TestRolesAreMadeByWhoMay(t *testing.T) {
 	pool := sqltest.New(t)
 	owner := query[string](t, pool, `SELECT current_database() || '_owner'`)
 	exec(t, pool, fmt.Sprintf(`CREATE ROLE %q`, owner))
-	t.Cleanup(func() { _, _ = pool.Exec(t.Context(), fmt.Sprintf(`DROP ROLE %q`, owner)) })
+	t.Cleanup(func() { _, _ = pool.Exec(context.Background(), fmt.Sprintf(`DROP ROLE %q`, owner)) })
 	conn, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
