@@ -33,8 +33,9 @@ type route struct {
 	members   int // of a consumer, so that the order of keys holds
 }
 
-func kafkaRoute(t *testing.T, topic string) route {
-	broker := brokertest.Kafka(t)
+func kafkaRoute(t *testing.T, topic string) route { return kafkaRouteTo(brokertest.Kafka(t), topic) }
+
+func kafkaRouteTo(broker, topic string) route {
 	return route{members: 2,
 		publisher: func(n *brokertest.Net) (outbox.Publisher, error) {
 			return kafkapub.New(kafkapub.Config{Brokers: []string{broker}, Dial: n.Dial, UnknownTopic: kafkapub.Create, Partitions: 4})
@@ -46,8 +47,9 @@ func kafkaRoute(t *testing.T, topic string) route {
 	}
 }
 
-func amqpRoute(t *testing.T, topic string) route {
-	url := brokertest.AMQP(t)
+func amqpRoute(t *testing.T, topic string) route { return amqpRouteTo(brokertest.AMQP(t), topic) }
+
+func amqpRouteTo(url, topic string) route {
 	return route{members: 2, // one of which is active
 		publisher: func(n *brokertest.Net) (outbox.Publisher, error) {
 			return amqppub.New(amqppub.Config{URL: url, Dial: n.Dial})
@@ -59,9 +61,17 @@ func amqpRoute(t *testing.T, topic string) route {
 }
 
 func redisRoute(t *testing.T, topic string) route {
-	parsed, err := redis.ParseURL(brokertest.Redis(t))
+	r, err := redisRouteTo(brokertest.Redis(t), topic, "the only one")
 	if err != nil {
 		t.Fatal(err)
+	}
+	return r
+}
+
+func redisRouteTo(url, topic, member string) (route, error) {
+	parsed, err := redis.ParseURL(url)
+	if err != nil {
+		return route{}, err
 	}
 	options := func(n *brokertest.Net) redis.UniversalOptions {
 		return redis.UniversalOptions{Addrs: []string{parsed.Addr}, Username: parsed.Username, Password: parsed.Password, DB: parsed.DB, Dialer: n.Dial}
@@ -71,9 +81,9 @@ func redisRoute(t *testing.T, topic string) route {
 			return redispub.New(redispub.Config{Options: options(n)})
 		},
 		source: func(n *brokertest.Net, consumer string) (inbox.Source, error) {
-			return redissub.New(redissub.Config{Options: options(n), Group: consumer, Consumer: "the only one", Topics: []string{topic}, ClaimAfter: 2 * time.Second})
+			return redissub.New(redissub.Config{Options: options(n), Group: consumer, Consumer: member, Topics: []string{topic}, ClaimAfter: 2 * time.Second})
 		},
-	}
+	}, nil
 }
 
 // TestThroughBrokers: what commits in one database takes effect in another, exactly once for each consumer and along each key in

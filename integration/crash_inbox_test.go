@@ -67,7 +67,7 @@ func TestCrashOfAConsumerAtEveryPoint(t *testing.T) {
 					if n%3 == 0 {
 						broker.Publish(m)
 					}
-					if n > 200 || !strings.HasSuffix(point, "give_back") { // something must be left over there
+					if n > 1500 || !strings.HasSuffix(point, "give_back") { // something must be left over there
 						time.Sleep(5 * time.Millisecond)
 					}
 				}

@@ -9,6 +9,7 @@
 //	torture_test.go   a bank under all of that at once, and the proof that nothing was lost (transfer_test.go, wire_test.go)
 //	part_test.go      a relay or consumers as a process of its own
 //	post_test.go      the broker in the test's process that these reach over the wire
+//	storm_test.go     consumers of all brokers, which are killed while every message comes several times
 //	versions_test.go  two generations of workers, with two versions of one saga
 //
 // The crash tests, which kill a worker, a relay or a consumer at every point where that could matter, need the build tag failpoint.

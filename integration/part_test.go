@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsagaz/pgsagaz/inbox"
+	"github.com/pgsagaz/pgsagaz/internal/brokertest"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -138,7 +139,23 @@ func (o partOptions) source(consumer string) (inbox.Source, error) {
 	if o.Post != "" {
 		return joinPost(o.Post, consumer)
 	}
-	return nil, errors.New("no broker")
+	r, err := o.route()
+	if err != nil {
+		return nil, err
+	}
+	return r.source(&brokertest.Net{}, consumer)
+}
+
+func (o partOptions) route() (route, error) {
+	switch o.Route {
+	case "kafka":
+		return kafkaRouteTo(o.Address, o.Topic), nil
+	case "amqp":
+		return amqpRouteTo(o.Address, o.Topic), nil
+	case "redis":
+		return redisRouteTo(o.Address, o.Topic, o.Member)
+	}
+	return route{}, fmt.Errorf("no route %q", o.Route)
 }
 
 // takes enters a message in the ledger. Now and then it fails, or panics; a letter that nobody can deliver fails until it is cured.

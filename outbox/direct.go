@@ -28,6 +28,7 @@ import (
 //	Relay.maintain       a row whose lease has ended: you died, or the broker failed. It joins the stream
 //
 // So some relay must run on the database, or what was not published here stays where it is. It does nothing by itself and needs no end.
+// What its writer has published is in no archive, and what is leased does not count as pending for Config.MaxPending.
 type Direct struct {
 	pool      *pgxpool.Pool
 	publisher Publisher

@@ -34,6 +34,10 @@ var (
 	//go:embed queries/inbox_dead_drop.sql
 	InboxDeadDrop string
 
+	//go:embed queries/inbox_offset_load.sql
+	InboxOffsetLoad string
+	//go:embed queries/inbox_offset_save.sql
+	InboxOffsetSave string
 	//go:embed queries/inbox_make_partitions.sql
 	InboxMakePartitions string
 	//go:embed queries/inbox_consumer_put.sql

@@ -11,7 +11,18 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/pgsagaz/pgsagaz/inbox"
 )
+
+// Offsets are where a group's offsets are kept, as [inbox.Offsets] does.
+type Offsets interface {
+	Load(ctx context.Context) ([]inbox.Offset, error)
+	// Save moves offsets forward, and none back.
+	Save(ctx context.Context, offsets ...inbox.Offset) error
+	// Reset sets the offset of a partition whose log ends before it.
+	Reset(ctx context.Context, offsets ...inbox.Offset) error
+}
 
 // Config of a [Source]. The zero value of each field but Brokers, Group and Topics is its default.
 type Config struct {
@@ -21,6 +32,10 @@ type Config struct {
 	Topics  []string
 	// Newest: a new group begins with what comes after it was made. false: with the oldest message.
 	Newest bool
+
+	// Offsets says how far the group has come, instead of Kafka: [inbox.NewOffsets] keeps that in Postgres. Kafka is told all the same, for
+	// its tools, and asked where Offsets know nothing of a partition. nil: Kafka's count.
+	Offsets Offsets
 
 	// BatchBytes is how much is read of a partition at once, and so bounds the memory: twice this a partition. A single
 	// message may be larger. 0: 1 MB.

@@ -22,5 +22,8 @@
 //     made anew: what was handled before is found by the inbox. An offset whose record retention has deleted goes on with the oldest
 //     that is left, and the log says how many were lost.
 //   - Transactions of producers are respected: only committed records are read.
+//   - Offsets may be kept in Postgres (Config.Offsets): each generation begins where they say, whatever the group's offsets say, which expire
+//     with the group's last member. They are saved after the commits that they tell of, not with them: the claims of the
+//     inbox are what makes a message count once, and an offset that is a little behind is then as good.
 //   - Release does nothing. Kafka gives back nothing but everything: Close does.
 package kafkasub

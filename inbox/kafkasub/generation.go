@@ -14,6 +14,7 @@ import (
 // generation is this member's share of the partitions, until the next rebalance.
 type generation struct {
 	joined     *kafka.Generation
+	offsets    Offsets // nil: Kafka's
 	partitions []*partition
 	batches    chan batch
 	ended      chan struct{}
@@ -35,8 +36,9 @@ type tag struct {
 	offset     int64
 }
 
-func newGeneration(cfg Config, joined *kafka.Generation) *generation {
-	g := &generation{joined: joined, batches: make(chan batch), ended: make(chan struct{})}
+// newGeneration begins to read. known are offsets that count instead of Kafka's.
+func newGeneration(cfg Config, joined *kafka.Generation, known map[string]map[int]int64) *generation {
+	g := &generation{joined: joined, offsets: cfg.Offsets, batches: make(chan batch), ended: make(chan struct{})}
 	joined.Start(func(ctx context.Context) { // when one function returns the generation ends, for all
 		<-ctx.Done()
 		close(g.ended)
@@ -44,6 +46,9 @@ func newGeneration(cfg Config, joined *kafka.Generation) *generation {
 	for topic, assigned := range joined.Assignments {
 		for _, a := range assigned {
 			p := &partition{topic: topic, id: a.ID, next: a.Offset}
+			if next, ok := known[topic][a.ID]; ok {
+				p.next = next
+			}
 			g.partitions = append(g.partitions, p)
 			joined.Start(func(ctx context.Context) { readAll(ctx, cfg, p, g.batches) })
 		}
@@ -100,7 +105,7 @@ func (g *generation) hasEnded() bool {
 
 // commit tells the broker how far all messages of each partition were acked. Acks at once share commits: who waited for another's
 // finds that it said enough.
-func (g *generation) commit() error {
+func (g *generation) commit(ctx context.Context) error {
 	g.committing.Lock()
 	defer g.committing.Unlock()
 	if g.hasEnded() {
@@ -118,9 +123,14 @@ func (g *generation) commit() error {
 	if len(offsets) == 0 {
 		return nil
 	}
+	if g.offsets != nil {
+		if err := g.offsets.Save(ctx, list(offsets)...); err != nil {
+			return err
+		}
+	}
 	err := g.joined.CommitOffsets(offsets)
 	switch {
-	case err == nil:
+	case err == nil || g.offsets != nil: // what Kafka knows is for its tools then
 		for _, p := range g.partitions {
 			if offset, ok := offsets[p.topic][p.id]; ok {
 				p.committed(offset)
@@ -131,4 +141,13 @@ func (g *generation) commit() error {
 		return nil
 	}
 	return err
+}
+
+func list(offsets map[string]map[int]int64) (all []inbox.Offset) {
+	for topic, partitions := range offsets {
+		for id, next := range partitions {
+			all = append(all, inbox.Offset{Topic: topic, Partition: id, Next: next})
+		}
+	}
+	return all
 }

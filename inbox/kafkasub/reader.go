@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"github.com/pgsagaz/pgsagaz/inbox"
 )
 
 // readAll reads a partition into batches until ctx ends. It connects again after every error.
@@ -86,6 +88,11 @@ func settle(ctx context.Context, cfg Config, conn *kafka.Conn, p *partition, off
 		*offset = first
 	case at > last:
 		log.ErrorContext(ctx, "kafkasub: the log ends before what was read, so it is read again from its beginning", "oldest", first, "end", last)
+		if cfg.Offsets != nil {
+			if err := cfg.Offsets.Reset(ctx, inbox.Offset{Topic: p.topic, Partition: p.id, Next: first}); err != nil {
+				return err
+			}
+		}
 		*offset = first
 	default:
 		return nil

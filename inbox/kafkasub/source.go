@@ -16,6 +16,7 @@ type Source struct {
 	cfg       Config
 	group     *kafka.ConsumerGroup
 	transport *kafka.Transport           // for Lag
+	joined    *kafka.Generation          // Fetch's own; of which the offsets are still to be learnt
 	current   *generation                // Fetch's own; nil: none yet, or it has ended
 	last      atomic.Pointer[generation] // the same, for Lag
 }
@@ -42,12 +43,9 @@ func New(cfg Config) (*Source, error) {
 func (s *Source) Fetch(ctx context.Context, maximum int) ([]inbox.Delivery, error) {
 	for {
 		if s.current == nil {
-			joined, err := s.group.Next(ctx)
-			if err != nil {
-				return nil, fmt.Errorf("kafkasub: joining group %s: %w", s.cfg.Group, err)
+			if err := s.join(ctx); err != nil {
+				return nil, err
 			}
-			s.current = newGeneration(s.cfg, joined)
-			s.last.Store(s.current)
 		}
 		deliveries, err := s.current.fetch(ctx, maximum)
 		if !errors.Is(err, kafka.ErrGenerationEnded) {
@@ -57,8 +55,34 @@ func (s *Source) Fetch(ctx context.Context, maximum int) ([]inbox.Delivery, erro
 	}
 }
 
+// join waits for partitions, and learns where they are to be read on.
+func (s *Source) join(ctx context.Context) (err error) {
+	if s.joined == nil {
+		if s.joined, err = s.group.Next(ctx); err != nil {
+			return fmt.Errorf("kafkasub: joining group %s: %w", s.cfg.Group, err)
+		}
+	}
+	known := map[string]map[int]int64{}
+	if s.cfg.Offsets != nil {
+		all, err := s.cfg.Offsets.Load(ctx)
+		if err != nil {
+			return fmt.Errorf("kafkasub: offsets of group %s: %w", s.cfg.Group, err) // the next Fetch asks again
+		}
+		for _, at := range all {
+			if known[at.Topic] == nil {
+				known[at.Topic] = map[int]int64{}
+			}
+			known[at.Topic][at.Partition] = at.Next
+		}
+	}
+	s.current = newGeneration(s.cfg, s.joined, known)
+	s.joined = nil
+	s.last.Store(s.current)
+	return nil
+}
+
 // Ack commits the offsets up to which all messages were acked.
-func (s *Source) Ack(_ context.Context, deliveries []inbox.Delivery) error {
+func (s *Source) Ack(ctx context.Context, deliveries []inbox.Delivery) error {
 	generations := map[*generation]bool{}
 	for _, d := range deliveries {
 		t := d.Tag.(tag)
@@ -67,7 +91,7 @@ func (s *Source) Ack(_ context.Context, deliveries []inbox.Delivery) error {
 	}
 	var errs []error
 	for g := range generations {
-		if err := g.commit(); err != nil {
+		if err := g.commit(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("kafkasub: committing offsets of group %s: %w", s.cfg.Group, err))
 		}
 	}

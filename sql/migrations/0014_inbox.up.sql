@@ -91,6 +91,16 @@ CREATE TABLE pgsagaz.inbox_dead (
 );
 CREATE INDEX inbox_dead_redrive_idx ON pgsagaz.inbox_dead (consumer_name, id) WHERE redrive IS NOT NULL;
 
+-- How far partitions of a log were dealt with, where that is not left to the broker: the offset of the next message.
+CREATE TABLE pgsagaz.inbox_offset (
+    consumer_name text NOT NULL,
+    topic         text NOT NULL,
+    partition     integer NOT NULL CHECK (partition >= 0),
+    next_offset   bigint NOT NULL CHECK (next_offset >= 0),
+    moved_at      timestamptz NOT NULL DEFAULT pgsagaz.now(),
+    PRIMARY KEY (consumer_name, topic, partition)
+) WITH (fillfactor = 50);
+
 -- When the next event of a trigger with a rate may be let through.
 CREATE TABLE pgsagaz.inbox_rate (
     name    text PRIMARY KEY,
