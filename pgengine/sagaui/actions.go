@@ -143,10 +143,12 @@ var actions = []action{
 	{
 		name: "signal", on: "saga", title: "Send a signal", did: "Sent the signal.", fields: []string{"signal", "payload", "key"},
 		whyNot: func(s *subject) string {
-			if s.saga.State.Ended() {
+			switch {
+			case s.saga.State.Ended():
 				return "It has ended."
-			}
-			if len(s.saga.signals()) == 0 {
+			case s.saga.State == pgengine.Failing || s.saga.State == pgengine.Compensating:
+				return "It turns back: nothing of it awaits a signal any more."
+			case len(s.saga.signals()) == 0:
 				return "None of its steps awaits a signal."
 			}
 			return ""

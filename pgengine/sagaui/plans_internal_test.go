@@ -2,6 +2,7 @@ package sagaui
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,16 +19,19 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
-// crowd is 40,000 sagas: most have completed, some were compensated, 400 run, 10 are stuck.
+// crowdSize is how many sagas the pages are asked about: go test -run NoPage -v -args -sagas=1000000.
+var crowdSize = flag.Int("sagas", 40_000, "how many sagas to ask the pages about")
+
+// crowd makes them: most have completed, one in 30 was compensated, one in 100 runs, one in 4,000 is stuck.
 const crowd = `
 INSERT INTO pgsagaz.definition (name, version, graph) VALUES ('order', 1, '{"steps": [{"name": "a", "kind": "tx", "after": [], "undo": true}]}');
 INSERT INTO pgsagaz.saga (id, name, version, state, key, tags, input, cause, created_at, ended_at)
 SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7000' || '8' || lpad(to_hex(n), 15, '0'))::uuid,
-       CASE WHEN n % 50 = 0 THEN 'refund' ELSE 'order' END, 1, state::pgsagaz.saga_state, 'k' || n, ARRAY['t' || n % 1000], '{}',
+       CASE WHEN n %% 50 = 0 THEN 'refund' ELSE 'order' END, 1, state::pgsagaz.saga_state, 'k' || n, ARRAY['t' || n %% 1000], '{}',
        CASE WHEN state IN ('compensated', 'stuck') THEN '{"kind": "step", "step": "a", "error": "no"}'::jsonb END, at, CASE WHEN state IN ('completed', 'compensated') THEN at + interval '1 second' END
-FROM (SELECT n, now() - (40000 - n) * interval '100 ms' AS at,
-             CASE WHEN n % 4000 = 7 THEN 'stuck' WHEN n % 100 = 3 THEN 'running' WHEN n % 30 = 1 THEN 'compensated' ELSE 'completed' END AS state
-      FROM generate_series(1, 40000) n) s;
+FROM (SELECT n, now() - (%[1]d - n) * interval '100 ms' AS at,
+             CASE WHEN n %% 4000 = 7 THEN 'stuck' WHEN n %% 100 = 3 THEN 'running' WHEN n %% 30 = 1 THEN 'compensated' ELSE 'completed' END AS state
+      FROM generate_series(1, %[1]d) n) s;
 INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, token, error, result, started_at, ended_at)
 SELECT id, 'a', 'do', 1, CASE WHEN state IN ('completed', 'running') THEN 'done' ELSE 'failed' END::pgsagaz.outcome, 1, 1, CASE WHEN state NOT IN ('completed', 'running') THEN 'no' END, 'null', created_at, created_at FROM pgsagaz.saga;
 INSERT INTO pgsagaz.lane (saga_id, step, queue, run_at, job_id) SELECT id, 'a', 'default', 'infinity', NULL FROM pgsagaz.saga WHERE state = 'stuck';
@@ -39,7 +43,7 @@ ANALYZE pgsagaz.saga, pgsagaz.step, pgsagaz.lane, pgsagaz.attempt, pgsagaz.defin
 func TestNoPageReadsTheTables(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.New(t)
-	if _, err := pool.Exec(t.Context(), crowd); err != nil {
+	if _, err := pool.Exec(t.Context(), fmt.Sprintf(crowd, *crowdSize)); err != nil {
 		t.Fatal(err)
 	}
 	// What the checks at the end of a test would miss of a saga that no engine has made.

@@ -1,11 +1,12 @@
 -- A page of sagas, newest first, after $6. At most $8 rows are looked
 -- at for it, so that a rare state or word costs no more than a common one: edge is the last of them if the page is not
--- full and there may be more. It is planned anew each time (the caller sees to it), so that what is null falls away.
+-- full and there may be more. It is planned anew each time (the caller sees to it), so that what is null falls away. LIMIT in what is
+-- asked of each row keeps Postgres from reading a whole table to ask it of all at once.
 WITH looked AS (
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at, s.paused_at
     FROM pgsagaz.saga s
     WHERE ($2::text IS NULL OR s.name = $2)
-      AND ($3::text IS NULL OR s.tags @> ARRAY[$3])
+      AND ($3::text IS NULL OR s.tags @> ARRAY[$3] AND s.tags <> '{}')
       AND ($4::text IS NULL OR s.key = $4)
       AND ($6::uuid IS NULL OR s.id < $6)
       AND ($9::timestamptz IS NULL OR s.id <= pgsagaz.uuid7_at($9))
@@ -16,8 +17,8 @@ WITH looked AS (
     WHERE ($1::text[] IS NULL OR s.state::text = ANY ($1))
       AND ($11::integer IS NULL OR s.version = $11)
       AND ($5::text IS NULL OR s.cause::text ILIKE $5
-           OR EXISTS (SELECT FROM pgsagaz.lane l WHERE l.saga_id = s.id AND l.error ILIKE $5)
-           OR EXISTS (SELECT FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5))
+           OR (SELECT true FROM pgsagaz.lane l WHERE l.saga_id = s.id AND l.error ILIKE $5 LIMIT 1)
+           OR (SELECT true FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5 LIMIT 1))
     ORDER BY s.id DESC LIMIT $7
 )
 SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at, h.paused_at,

@@ -21,14 +21,14 @@ WITH open AS (
     FROM looked o CROSS JOIN LATERAL (SELECT * FROM pgsagaz.saga s WHERE s.id = o.id OFFSET 0) s
     WHERE s.state::text = ANY ($1::text[])
       AND ($2::text IS NULL OR s.name = $2)
-      AND ($3::text IS NULL OR s.tags @> ARRAY[$3])
+      AND ($3::text IS NULL OR s.tags @> ARRAY[$3] AND s.tags <> '{}')
       AND ($4::text IS NULL OR s.key = $4)
       AND ($9::timestamptz IS NULL OR s.created_at <= $9)
       AND ($10::timestamptz IS NULL OR s.created_at >= $10)
       AND ($11::integer IS NULL OR s.version = $11)
       AND ($5::text IS NULL OR s.cause::text ILIKE $5
-           OR EXISTS (SELECT FROM pgsagaz.lane l WHERE l.saga_id = s.id AND l.error ILIKE $5)
-           OR EXISTS (SELECT FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5))
+           OR (SELECT true FROM pgsagaz.lane l WHERE l.saga_id = s.id AND l.error ILIKE $5 LIMIT 1)
+           OR (SELECT true FROM pgsagaz.step r WHERE r.saga_id = s.id AND r.error ILIKE $5 LIMIT 1))
     ORDER BY o.id DESC LIMIT $7
 )
 SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at, h.paused_at,

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgsagaz/pgsagaz/cmd/pgsagaz/demo"
+	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
@@ -52,9 +54,10 @@ func TestGuard(t *testing.T) {
 func TestWorkerConsole(t *testing.T) {
 	t.Parallel()
 	url := sqltest.URL(t)
+	sold := Program{Sagas: []pgengine.Definition{demo.Fulfil(&demo.BankClient{}, demo.Mail{})}}
 	for address, says := range map[string]string{"nowhere": "is not of the form host:port", "0.0.0.0:0": "needs --console-token"} {
 		var out, complaint bytes.Buffer
-		code := Program{}.Run(t.Context(), Streams{Args: []string{"worker", "--console", address, "--database-url", url}, Getenv: func(string) string { return "" }, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &complaint})
+		code := sold.Run(t.Context(), Streams{Args: []string{"worker", "--console", address, "--database-url", url}, Getenv: func(string) string { return "" }, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &complaint})
 		if code != exitUsage || !strings.Contains(complaint.String(), says) {
 			t.Errorf("%s: %d %s", address, code, complaint.String())
 		}
@@ -64,7 +67,7 @@ func TestWorkerConsole(t *testing.T) {
 	events, out := io.Pipe()
 	ended := make(chan int, 1)
 	go func() {
-		code := Program{}.Run(ctx, Streams{
+		code := sold.Run(ctx, Streams{
 			Args:   []string{"worker", "--json", "--console", ":0", "--database-url", url, "--log-level", "error"},
 			Getenv: func(name string) string { return map[string]string{"PGSAGAZ_CONSOLE_TOKEN": "abc"}[name] },
 			Stdin:  strings.NewReader(""), Stdout: out, Stderr: io.Discard,
