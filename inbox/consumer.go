@@ -15,8 +15,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -66,6 +68,9 @@ type Config struct {
 	Grace time.Duration
 	// Registry gets the metrics. nil: they are kept, and not exported.
 	Registry prometheus.Registerer
+	// TracerProvider makes a span of each message that is handled, within the trace of whoever sent it. nil: none; the
+	// handler's context has the sender's trace context all the same.
+	TracerProvider trace.TracerProvider
 	// EventTypes is how many types get a label of their own in the metrics; the rest are "other". 0: 100.
 	EventTypes int
 	Logger     *slog.Logger // nil: slog.Default()
@@ -139,7 +144,8 @@ type Consumer struct {
 	source  Source
 	worker  worker
 	log     *slog.Logger
-	metrics *metrics
+	metrics *consumerMetrics
+	health  health
 	gate    *gate
 	lanes   []*lane
 
@@ -167,11 +173,11 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 	}
 	c := &Consumer{
 		cfg: cfg, pool: pool, source: source, metrics: m, redriving: map[int64]bool{},
-		log:  cfg.Logger.With("consumer", cfg.Name),
+		log:  tracing.Logger(cfg.Logger).With("consumer", cfg.Name),
 		gate: newGate(cfg.MaxInFlight, cfg.MaxBytes, m.inFlight.Set),
 	}
 	c.worker = worker{
-		pool: pool, consumer: cfg.Name, handler: handler, keepPayload: cfg.KeepPayload,
+		pool: pool, consumer: cfg.Name, handler: handler, tracer: tracing.Tracer(cfg.TracerProvider), keepPayload: cfg.KeepPayload,
 		timeout: cfg.Timeout, batchTime: cfg.BatchTime, idle: limitIdle(pool, cfg.Timeout+time.Second),
 	}
 	return c, nil
@@ -193,6 +199,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if err := c.ready(ctx); err != nil || ctx.Err() != nil {
 		return errors.Join(err, c.source.Close())
 	}
+	c.health.running.Store(true)
 	c.worker.stopping = ctx.Done()
 	hard, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
@@ -207,6 +214,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	g.Go(func() error { defer close(idle); return lanes.Wait() })
 	g.Go(func() error {
 		<-ctx.Done()
+		c.health.running.Store(false)
 		grace := time.NewTimer(c.cfg.Grace)
 		defer grace.Stop()
 		select {
@@ -274,11 +282,13 @@ func (c *Consumer) fetch(ctx context.Context) {
 		}
 		if err == nil {
 			failures = 0
+			c.health.fetched(nil)
 			continue
 		}
 		if ctx.Err() != nil {
 			return
 		}
+		c.health.fetched(err)
 		failures++
 		c.log.WarnContext(ctx, "cannot fetch; trying again", "error", err)
 		if pause(ctx, Backoff{100 * time.Millisecond, 5 * time.Second}.delay(failures)) != nil {

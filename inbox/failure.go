@@ -45,6 +45,7 @@ func (l *lane) failed(ctx context.Context, it *item, err error) {
 		l.hold(it, later.Delay)
 		return
 	}
+	ctx = traced(ctx, it)
 	if p, ok := errors.AsType[*PanicError](err); ok {
 		l.c.log.ErrorContext(ctx, "handler panicked", "event", it.m.ID, "topic", it.m.Topic, "type", it.m.Type, "panic", p.Value, "stack", p.Stack)
 	}
@@ -67,7 +68,7 @@ func (l *lane) failed(ctx context.Context, it *item, err error) {
 		l.giveUp(ctx, it, "attempts", err)
 		return
 	}
-	l.c.metrics.retries.WithLabelValues(l.c.cfg.Name, l.c.metrics.label(it.m.Type)).Inc()
+	l.c.metrics.retries.WithLabelValues(l.c.metrics.label(it.m.Type)).Inc()
 	delay := l.c.cfg.Backoff.delay(attempts)
 	l.c.log.WarnContext(ctx, "handler failed", "event", it.m.ID, "topic", it.m.Topic, "type", it.m.Type, "key", it.m.Key,
 		"attempt", attempts, "error", describe(err), "again_in", delay)
@@ -116,7 +117,7 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 	if dead == nil {
 		l.c.metrics.done(duplicate, it.m.Type, 0)
 	} else {
-		l.c.metrics.dead.WithLabelValues(l.c.cfg.Name, l.c.metrics.label(it.m.Type)).Inc()
+		l.c.metrics.dead.WithLabelValues(l.c.metrics.label(it.m.Type)).Inc()
 		l.c.log.ErrorContext(ctx, "a message was given up: it waits among the dead letters", "event", it.m.ID, "topic", it.m.Topic,
 			"type", it.m.Type, "dead_letter", dead.ID, "reason", reason, "attempts", dead.Attempts, "error", describe(why))
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 )
 
 // silence is how long a handler may send nothing to Postgres before its transaction is ended.
@@ -25,7 +27,7 @@ func Process(ctx context.Context, pool *pgxpool.Pool, consumer string, m Message
 	if err != nil {
 		return false, fmt.Errorf("process for %s: %w", consumer, err)
 	}
-	w := worker{pool: pool, consumer: consumer, handler: h, idle: limitIdle(pool, silence)}
+	w := worker{pool: pool, consumer: consumer, handler: h, tracer: tracing.Tracer(nil), idle: limitIdle(pool, silence)}
 	var r report
 	for attempt := 0; ; attempt++ {
 		r, err = w.run(ctx, []*item{it})

@@ -14,7 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -55,6 +57,7 @@ type worker struct {
 	consumer    string
 	handler     Handler
 	keepPayload bool
+	tracer      trace.Tracer
 	timeout     time.Duration // of one handler; 0: none
 	batchTime   time.Duration // once a transaction is this old no further handler is begun in it; 0: no limit
 	stopping    <-chan struct{}
@@ -224,7 +227,12 @@ func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *it
 		bounded, cancel = context.WithTimeout(ctx, w.timeout)
 	}
 	defer cancel()
+	bounded, span := w.span(bounded, it)
+	defer span.End()
 	err := protected(func() error { return w.handler(bounded, handlerTx{tx}, *it.m) })
+	if err != nil {
+		tracing.Fail(bounded, "the handler failed")
+	}
 	late := bounded.Err() != nil && ctx.Err() == nil
 	gone := conn.Conn().IsClosed()
 	status := conn.Conn().PgConn().TxStatus()

@@ -23,41 +23,44 @@ var mayImport = map[string][]string{
 	"sql/localpg":   {},
 	"sql/sqltest":   {"sql", "sql/localpg"},
 
-	"pgengine":              {"internal/terminal", "sql", "sql/failpoint"},
+	"pgengine":              {"internal/metrics", "internal/terminal", "internal/tracing", "sql", "sql/failpoint"},
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
 	"pgengine/sagaui":       {"pgengine", "sql", "outbox", "inbox"},
 
 	"cloudevents": {},
 
-	"outbox":            {"cloudevents", "sql", "sql/failpoint"},
+	"outbox":            {"cloudevents", "internal/metrics", "internal/tracing", "sql", "sql/failpoint"},
 	"outbox/memorypub":  {"outbox"},
 	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
 	"outbox/kafkapub":   {"cloudevents", "outbox"},
 	"outbox/amqppub":    {"cloudevents", "internal/amqpconn", "outbox"},
 	"outbox/redispub":   {"cloudevents", "outbox"},
 
-	"inbox":           {"internal/terminal", "cloudevents", "sql", "sql/failpoint"},
+	"inbox":           {"internal/metrics", "internal/terminal", "internal/tracing", "cloudevents", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
 	"inbox/amqpsub":   {"internal/amqpconn", "inbox"},
 	"inbox/redissub":  {"cloudevents", "inbox"},
 
-	"jobs": {"pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
+	"jobs": {"internal/metrics", "internal/tracing", "pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
 
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"outbox/amqppub", "outbox/kafkapub", "outbox/memorypub", "outbox/redispub", "cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
+	"internal/metrics":    {},
 	"internal/terminal":   {},
+	"internal/tracing":    {},
 	"internal/amqpconn":   {},
 	"internal/brokertest": {},
 	// The console's own tests, and those with a browser, which are a module of their own, have one world.
 	"internal/consoletest": {"jobs", "outbox", "outbox/memorypub", "pgengine", "sql", "sql/sqltest"},
 	"integration/browser":  {},
 
-	"integration": {},
+	"integration":            {},
+	"integration/monitoring": {},
 }
 
 // go/build reads the files itself, so that the test's cached result is thrown away when one of them changes. A file that is

@@ -46,6 +46,7 @@ func (p *presence) run(ctx context.Context) error {
 			return nil
 		}
 		p.lost.Store(time.Now().UnixNano())
+		p.w.metrics.sessions.Inc()
 		p.w.log.WarnContext(ctx, "lost the session that shows that this worker lives; taking a new one", "error", err)
 		select {
 		case <-ctx.Done():
@@ -76,6 +77,7 @@ func (p *presence) session(ctx context.Context) error {
 	if err := p.signOn(ctx, conn); err != nil {
 		return err
 	}
+	p.w.health.beat()
 	p.signedOn.Do(func() { close(p.first) })
 	for {
 		if err := p.listen(ctx, conn, min(beat, p.w.cfg.Lease/4)); err != nil || ctx.Err() != nil {
@@ -87,6 +89,7 @@ func (p *presence) session(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		p.w.health.beat()
 		if tag.RowsAffected() == 0 { // taken for dead long ago, and cleared away
 			if err := p.signOn(ctx, conn); err != nil {
 				return err

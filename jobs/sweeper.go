@@ -178,12 +178,16 @@ func (s *sweeper) dead(ctx context.Context) error {
 	}
 	type freed struct{ What, Worker, Queue, SagaID, Step string }
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[freed])
+	dead := map[string]bool{}
 	for _, f := range all {
 		if f.What == "lane" {
+			dead[f.Worker] = true
+			s.w.metrics.lanes.Inc()
 			s.log.WarnContext(ctx, "a worker died; its lane goes to another", "dead", f.Worker, "saga_id", f.SagaID, "step", f.Step)
 		}
 		s.wake(f.Queue)
 	}
+	s.w.metrics.takeovers.Add(float64(len(dead)))
 	return err
 }
 

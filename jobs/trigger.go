@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsagaz/pgsagaz/inbox"
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -63,13 +64,22 @@ func StartOn[I pgengine.Input](e *pgengine.Engine, transform func(inbox.Message)
 			key = o.Key(m)
 		}
 		_, err = e.Start(ctx, tx, in, &pgengine.StartOptions{
-			Key: key, Tags: o.Tags, Timeout: o.Timeout, TraceParent: m.TraceParent,
+			Key: key, Tags: o.Tags, Timeout: o.Timeout, TraceParent: traceParent(ctx, m),
 		})
 		if errors.Is(err, pgengine.ErrOtherInput) || errors.Is(err, pgengine.ErrTooLarge) {
 			return inbox.Terminal(err)
 		}
 		return err
 	}
+}
+
+// traceParent is the context that a saga's trace goes on from: the span of handling the event, if there is one, within which
+// the event's own is known.
+func traceParent(ctx context.Context, m inbox.Message) string {
+	if here := tracing.Of(ctx); here != "" {
+		return here
+	}
+	return m.TraceParent
 }
 
 // room asks whether one more may run. The lock comes first, in a statement of its own: whoever had it has

@@ -15,8 +15,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsagaz/pgsagaz/pgengine"
@@ -60,6 +62,8 @@ type Config struct {
 	Direct *pgx.ConnConfig
 	ID     string       // of this worker, unique; "": made from the host's name
 	Logger *slog.Logger // nil: the engine's
+	// Registry gets this worker's metrics, and those of the whole system where this worker leads; see [Collector]. nil: none.
+	Registry prometheus.Registerer
 }
 
 const (
@@ -81,6 +85,10 @@ type Worker struct {
 	cfg    Config
 	log    *slog.Logger
 	jobs   running
+
+	health    health
+	metrics   *workerMetrics
+	collector *Collector // nil: no registry
 
 	stopping chan struct{} // closed when Run begins to stop
 	sweeper  *sweeper
@@ -132,7 +140,17 @@ func NewWorker(e *pgengine.Engine, cfg Config) (*Worker, error) {
 			return nil, fmt.Errorf("jobs: Queues: %d workers for %q, it must be between 0 and %d", n, name, river.QueueNumWorkersMax)
 		}
 	}
-	return &Worker{engine: e, cfg: cfg, log: cfg.Logger.With("worker", cfg.ID)}, nil
+	w := &Worker{engine: e, cfg: cfg, log: cfg.Logger.With("worker", cfg.ID)}
+	var err error
+	if w.metrics, err = newMetrics(cfg.Registry); err != nil {
+		return nil, fmt.Errorf("jobs: %w", err)
+	}
+	if cfg.Registry != nil {
+		if w.collector, err = NewCollector(e.Pool(), CollectorConfig{Registry: cfg.Registry, Logger: w.log}); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
 // ID is the worker's name in the database.
@@ -187,6 +205,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	// Not lasting: a worker that stops starts nothing more.
 	starts := scheduler{engine: w.engine, log: w.log, every: w.cfg.Sweep}
 	background.Go(func() error { return starts.run(ctx) })
+	if w.collector != nil {
+		background.Go(func() error { return w.collector.Run(lasting) })
+	}
 
 	if err := w.startRiver(ctx, client); err != nil {
 		end()
@@ -195,6 +216,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.log.InfoContext(ctx, "worker started", "sagas", w.engine.Definitions(), "queues", w.cfg.Queues)
 
 	<-ctx.Done()
+	w.health.stopping.Store(true)
 	close(w.stopping)
 	w.log.InfoContext(ctx, "worker is stopping", "grace", w.cfg.Grace)
 	w.stopRiver(client)
@@ -301,7 +323,7 @@ func (w *Worker) newRiver(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
 	queues[pgengine.ControlQueue] = river.QueueConfig{MaxWorkers: controlWorkers}
 	return river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID: w.cfg.ID, Schema: "pgsagaz", Logger: slog.New(atLeastWarn{w.log.Handler()}),
-		Queues: queues, Workers: workers,
+		Queues: queues, Workers: workers, Hooks: []rivertype.Hook{&riverHook{workerMetrics: w.metrics}},
 		FetchCooldown: time.Millisecond, FetchPollInterval: w.cfg.Poll, PollOnly: w.cfg.NoListen, FetchOnlyKnownKinds: true,
 		JobTimeout: -1, RescueStuckJobsAfter: never,
 		CompletedJobRetentionPeriod: time.Minute, CancelledJobRetentionPeriod: time.Hour, DiscardedJobRetentionPeriod: time.Hour,

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config tunes a [Relay]. The zero value of each field is its default.
@@ -52,7 +53,10 @@ type Config struct {
 	// Name of this relay, for people. "": made from the host's name.
 	Name     string
 	Registry prometheus.Registerer // of metrics; nil: none
-	Logger   *slog.Logger          // nil: slog.Default()
+	// TracerProvider makes a span of each event that is published and whose writer was traced. nil: none; the writer's
+	// trace context goes out with the event all the same.
+	TracerProvider trace.TracerProvider
+	Logger         *slog.Logger // nil: slog.Default()
 }
 
 // Optimistic publishing is what a commit causes at once, without waiting for a poll: in this process, or

@@ -33,7 +33,7 @@ type Direct struct {
 	pool      *pgxpool.Pool
 	publisher Publisher
 	cfg       DirectConfig
-	metrics   *metrics
+	metrics   *relayMetrics
 
 	mu        sync.Mutex
 	published []string      // ids that are not on record yet
@@ -65,7 +65,7 @@ func NewDirect(pool *pgxpool.Pool, p Publisher, cfg DirectConfig) (*Direct, erro
 	if cfg.Timeout < 0 || cfg.Lease/4 < cfg.Timeout {
 		return nil, fmt.Errorf("outbox: Timeout is %v and Lease %v: Timeout must not be negative, and at most a quarter of Lease", cfg.Timeout, cfg.Lease)
 	}
-	m, err := newMetrics(cfg.Registry)
+	m, err := newMetrics(cfg.Registry, "direct") // in place of a relay's name
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
@@ -88,6 +88,7 @@ func (d *Direct) PublishAfterCommit(ctx context.Context, tx pgx.Tx, messages ...
 	var r rows
 	events := make(map[string]Event, len(messages))
 	for i, m := range messages {
+		m.tracedBy(ctx)
 		headers, err := m.complete()
 		if err == nil && (m.Serialize || !m.NotBefore.IsZero()) {
 			err = errors.New("outbox: a message that its writer publishes has no order and no time: Serialize and NotBefore are for Publish")
@@ -140,8 +141,7 @@ func (d *Direct) send(ctx context.Context, begun time.Time, ids []string, events
 		return fmt.Errorf("outbox: the publisher gave %d answers to %d events, which leave with a relay", len(errs), len(ready))
 	}
 	took := time.Since(asked)
-	d.metrics.batch.Observe(float64(len(ready)))
-	d.metrics.took.Observe(seconds(took))
+	d.metrics.called(ready, took)
 	var done []string
 	for i, err := range errs {
 		d.metrics.optimistic(err, late, ages[i]+took)
@@ -149,7 +149,7 @@ func (d *Direct) send(ctx context.Context, begun time.Time, ids []string, events
 			failures = append(failures, fmt.Errorf("outbox: event %s of topic %s is not acknowledged, and leaves with a relay: %w", ready[i].ID, ready[i].Topic, err))
 			continue
 		}
-		d.metrics.published.WithLabelValues(ready[i].Type).Inc()
+		d.metrics.published.WithLabelValues(d.metrics.kind(ready[i].Type)).Inc()
 		done = append(done, ready[i].ID.String())
 	}
 	failpoint.Hit("outbox.direct.published")

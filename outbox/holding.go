@@ -198,7 +198,7 @@ func (l *loop) judging(h *hold, again func()) op {
 				log.Error("an event was rejected too often, and was given up; its key goes on")
 			}
 			if v.dead {
-				l.r.metrics.dead.WithLabelValues(v.event.Type).Inc()
+				l.r.metrics.dead.WithLabelValues(l.r.metrics.kind(v.event.Type)).Inc()
 			}
 			again()
 		}, s.judge(ctx, v, l.cfg.Retry.Then)

@@ -83,7 +83,6 @@ type answer struct {
 	lane  *lane
 	errs  []error
 	eager bool
-	begun time.Time
 	late  bool // it took longer than it may
 }
 
@@ -234,6 +233,7 @@ func (l *loop) decide(ctx context.Context) error {
 			l.stop()
 		case <-quit:
 			quit, l.stopping = nil, true
+			l.r.health.stopping.Store(true)
 			grace = time.After(l.cfg.Grace)
 		}
 	}
@@ -300,7 +300,9 @@ func (l *loop) beaten(ctx context.Context, b beat) error {
 		return nil
 	}
 	l.lastBeat = b.at
+	l.r.health.beatAt.Store(b.at.UnixNano())
 	l.load = l.load || b.taken > 0
+	l.r.metrics.taken.Add(float64(b.taken))
 	have := 0
 	for _, s := range l.spans {
 		have += len(s.buckets)
@@ -332,6 +334,7 @@ func (l *loop) measure() {
 	}
 	m := l.r.metrics
 	m.pending.Set(float64(pending))
+	m.outstanding.Set(float64(l.outstanding))
 	m.lag.Set(seconds(lag))
 	m.stuck.Set(float64(len(l.holds)))
 	m.buckets.Set(float64(have))

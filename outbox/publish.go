@@ -80,6 +80,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 	var now, later rows
 	var locks []string
 	for i, m := range messages {
+		m.tracedBy(ctx)
 		headers, err := m.complete()
 		if err != nil {
 			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
@@ -114,6 +115,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 
 // publishOne is Publish for what most transactions do: one statement, not in a batch, saves a tenth of them.
 func publishOne(ctx context.Context, tx pgx.Tx, m Message, sagaID, step string) error {
+	m.tracedBy(ctx)
 	headers, err := m.complete()
 	if err != nil {
 		return fmt.Errorf("publish message 1 of 1 (topic %q, key %q): %w", m.Topic, m.Key, err)

@@ -39,7 +39,8 @@ func (l *loop) call(x *lane, batch []*item) {
 	if eager {
 		timeout = min(timeout, l.cfg.Optimistic.Timeout)
 	}
-	l.r.metrics.batch.Observe(float64(len(batch)))
+	l.r.metrics.calling(events)
+	spans := l.r.spans(events)
 	begun := time.Now()
 	l.calls.Go(func() {
 		ctx, cancel := context.WithTimeout(l.calling, timeout)
@@ -47,7 +48,9 @@ func (l *loop) call(x *lane, batch []*item) {
 		failpoint.Hit("outbox.publish.before")
 		errs := l.r.publisher.Publish(ctx, events)
 		failpoint.Hit("outbox.publish.after")
-		l.answers <- answer{lane: x, errs: errs, eager: eager, begun: begun, late: ctx.Err() != nil}
+		endSpans(spans, errs)
+		l.r.metrics.called(events, time.Since(begun))
+		l.answers <- answer{lane: x, errs: errs, eager: eager, late: ctx.Err() != nil}
 	})
 }
 
@@ -56,7 +59,6 @@ func (l *loop) answered(a answer) {
 	now := time.Now()
 	batch := a.lane.inFlight
 	m := l.r.metrics
-	m.took.Observe(seconds(now.Sub(a.begun)))
 	if len(a.errs) != len(batch) {
 		err := fmt.Errorf("outbox: the publisher gave %d answers to %d events", len(a.errs), len(batch))
 		l.r.log.Error("a publisher breaks its contract; the events are sent again", "error", err)
@@ -73,7 +75,7 @@ func (l *loop) answered(a answer) {
 		switch {
 		case err == nil:
 			acked = true
-			counts[it.event.Type]++
+			counts[m.kind(it.event.Type)]++
 			if it.hold != nil {
 				l.holdSent(it.hold, it.event.Sequence)
 			} else {
@@ -81,13 +83,13 @@ func (l *loop) answered(a answer) {
 			}
 			continue
 		case errors.As(err, new(*RejectedError)):
-			m.failed.WithLabelValues("rejected").Inc()
+			m.failed.WithLabelValues(m.kind(it.event.Type), "rejected").Inc()
 			if h := l.reject(it, err); h != nil {
 				fresh[h] = true
 			}
 			continue
 		case !errors.Is(err, ErrHeld):
-			m.failed.WithLabelValues("broker").Inc()
+			m.failed.WithLabelValues(m.kind(it.event.Type), "broker").Inc()
 			fault = err
 		}
 		if it.hold != nil {
@@ -114,6 +116,11 @@ func (l *loop) answered(a answer) {
 			h := l.held(it)
 			h.waiting = append(h.waiting, it)
 		}
+	}
+	if acked || fault == nil {
+		l.r.health.answered(nil)
+	} else {
+		l.r.health.answered(fault)
 	}
 	if fault != nil && len(failed) > 0 && a.lane.failures == 0 && !acked {
 		l.r.log.Warn("the broker does not take events; trying again until it does", "error", fault)

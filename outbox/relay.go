@@ -11,8 +11,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -25,7 +27,9 @@ type Relay struct {
 	publisher Publisher
 	cfg       Config
 	log       *slog.Logger
-	metrics   *metrics
+	metrics   *relayMetrics
+	tracer    trace.Tracer // nil: nobody makes spans
+	health    health
 
 	wakes     chan struct{}                 // something has committed; holds one
 	owned     atomic.Pointer[[buckets]bool] // buckets that a running session sees to
@@ -43,11 +47,14 @@ func NewRelay(pool *pgxpool.Pool, p Publisher, cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registry)
+	m, err := newMetrics(cfg.Registry, cfg.Name)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	r := &Relay{pool: pool, publisher: p, cfg: cfg, log: cfg.Logger, metrics: m, wakes: make(chan struct{}, 1)}
+	if cfg.TracerProvider != nil {
+		r.tracer = tracing.Tracer(cfg.TracerProvider)
+	}
 	r.owned.Store(new([buckets]bool))
 	return r, nil
 }
@@ -119,6 +126,11 @@ func (r *Relay) session(ctx context.Context) error {
 	r.log.InfoContext(ctx, "relay joined", "epoch", s.epoch)
 	err = newLoop(r, s).run(ctx)
 	r.owned.Store(new([buckets]bool))
+	r.metrics.gone()
+	r.health.beatAt.Store(0)
+	if errors.Is(err, errFenced) {
+		r.metrics.fenced.Inc()
+	}
 
 	// No call is under way any more, so that others may begin at once.
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

@@ -14,7 +14,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -34,6 +37,11 @@ type Config struct {
 	Listener func(Event)
 	// NoWake leaves all NOTIFYs out: whatever is started or scheduled is found by the workers' polls.
 	NoWake bool
+	// Registry gets the metrics of starts and of what this engine drives. nil: they are counted for nobody.
+	Registry prometheus.Registerer
+	// TracerProvider makes spans of starts, steps and undos. nil: none; the trace context of the starter is kept in the
+	// saga and handed on all the same.
+	TracerProvider trace.TracerProvider
 }
 
 // Engine starts sagas, drives them, and tells about them. It starts no goroutine. Safe for concurrent use.
@@ -47,6 +55,9 @@ type Engine struct {
 	latest     map[string]*graph
 	waker      *sql.Waker    // nil: NoWake
 	limit      time.Duration // the pool's sessions have this idle_in_transaction_session_timeout; 0: none
+
+	metrics *engineMetrics
+	tracer  trace.Tracer
 
 	ends ends
 
@@ -66,6 +77,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.Default()
 	}
+	e.log, e.tracer = tracing.Logger(e.log), tracing.Tracer(cfg.TracerProvider)
 	if e.maxPayload <= 0 {
 		e.maxPayload = 1 << 20
 	}
@@ -81,6 +93,11 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	if !cfg.NoWake {
 		e.waker = sql.NewWaker(pool, 0)
 	}
+	m, err := newMetrics(cfg.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("pgengine: %w", err)
+	}
+	e.metrics = m
 	var problems []error
 	for i, d := range cfg.Sagas {
 		if d == nil {
@@ -106,6 +123,9 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	problems = append(problems, e.checkChildren()...)
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
+	}
+	for _, g := range e.all() {
+		e.metrics.know(g)
 	}
 	return e, nil
 }

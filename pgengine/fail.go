@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -33,6 +34,8 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 		policy = n.undoRetry
 	}
 	e.classify(ctx, l, &f)
+	e.metrics.failures.WithLabelValues(l.g.name, n.name, f.kind).Inc()
+	tracing.Fail(ctx, f.kind)
 	if !l.taken { // the attempt is recorded at the lane
 		if err := e.untilAnswered(ctx, func() error { return e.begin(ctx, l) }); err != nil {
 			return false, err

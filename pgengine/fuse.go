@@ -2,6 +2,7 @@ package pgengine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -93,7 +94,7 @@ func (e *Engine) doFused(ctx context.Context, l *lane) (bool, error) {
 	f := fusion{home: *l, begun: time.Now()}
 	for {
 		begun := time.Now()
-		raw, err := e.callTx(ctx, l, tx)
+		raw, err := e.callFused(ctx, l, tx, len(f.steps) == 0)
 		if err != nil {
 			return e.fusedFailed(ctx, tx, l, &f, failure{err: err, begun: begun})
 		}
@@ -111,6 +112,16 @@ func (e *Engine) doFused(ctx context.Context, l *lane) (bool, error) {
 		}
 		return moved, nil
 	}
+}
+
+// callFused calls the step in a span of its own, within that of the first, which is there already.
+func (e *Engine) callFused(ctx context.Context, l *lane, tx *stepTx, first bool) (json.RawMessage, error) {
+	if first {
+		return e.callTx(ctx, l, tx)
+	}
+	ctx, span := e.stepSpan(ctx, l)
+	defer span.End()
+	return e.callTx(ctx, l, tx)
 }
 
 // fusedFailed commits the steps before the one that failed, and then deals with that.
@@ -188,5 +199,7 @@ func (e *Engine) settleFused(ctx context.Context, tx *stepTx, l *lane, f *fusion
 		return false, answered(err)
 	}
 	failpoint.Hit("fuse.after")
+	s.rec = nil
+	e.metrics.fused(l.g, f.steps)
 	return e.settled(&s, sql.TakeWakes(tx.conn.Conn())), nil
 }

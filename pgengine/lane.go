@@ -36,8 +36,9 @@ type lane struct {
 	cause       Cause
 	deadline    time.Time // of the saga, by the database's clock; zero: none
 	isChild     bool      // the saga has a parent, which is told of its end
-	halt        *halt     // how others stop what it is doing
-	paused      bool      // its saga was paused while it was at this step
+	origin
+	halt   *halt // how others stop what it is doing
+	paused bool  // its saga was paused while it was at this step
 
 	placed bool // it has a place in the line of its step's Limit
 

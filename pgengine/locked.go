@@ -17,8 +17,9 @@ type locked struct {
 	snapshot
 	cause   Cause
 	isChild bool
-	rows    []stepRow
-	all     []lockedLane
+	origin
+	rows []stepRow
+	all  []lockedLane
 }
 
 type lockedLane struct {
@@ -57,7 +58,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 	var cause []byte
 	err := tx.pipeline(ctx, func(b *pgx.Batch) {
 		b.Queue(sql.SagaLock, sagaID).QueryRow(func(row pgx.Row) error {
-			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild, &s.paused)
+			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild, &s.paused, &s.age, &s.traceparent)
 		})
 		b.Queue(sql.StepList, sagaID).Query(func(rows pgx.Rows) (err error) {
 			s.rows, err = scanSteps(rows)
@@ -90,6 +91,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 		return nil, fmt.Errorf("saga %s: its cause does not read: %w", sagaID, err)
 	}
 	s.noUndo = s.cause.NoUndo
+	s.origin = s.complete()
 	s.steps = make([]known, len(g.nodes))
 	for _, r := range s.rows {
 		if i, ok := g.index[r.step]; ok {

@@ -77,6 +77,9 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 	l := &lane{id: t.Lane, token: newToken(), sagaID: t.SagaID, g: g, opts: o, begun: time.Now(), at: task{node: -1, direction: Do, generation: 1}}
 	e.hold(l)
 	defer e.letGo(l)
+	active := e.metrics.sagas[g].active
+	active.Inc()
+	defer active.Dec()
 	failpoint.Hit("take.before")
 	if err := e.untilAnswered(ctx, func() error { return e.take(ctx, l, t) }); err != nil {
 		if errors.Is(err, errLost) {
@@ -85,6 +88,7 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		return fmt.Errorf("saga %s %s: take lane %d: %w", t.Name, t.SagaID, t.Lane, err)
 	}
 	failpoint.Hit("take.after")
+	ctx = l.within(ctx)
 
 	for {
 		moved, err := e.advance(ctx, l)
@@ -96,6 +100,7 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, errLost):
+			e.metrics.sagas[g].lost.Inc()
 			e.log.DebugContext(ctx, "lane was taken over", "saga", g.name, "saga_id", l.sagaID, "step", l.name())
 			return nil
 		case ctx.Err() != nil:
@@ -107,6 +112,7 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		}
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
+		e.metrics.unanswered(err)
 		pause(ctx, 50*time.Millisecond)
 		err = e.untilAnswered(ctx, func() error { return e.locate(ctx, l) })
 		if errors.Is(err, errLost) && !l.taken {
@@ -123,6 +129,8 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 
 // advance performs the step that the lane is at and settles it. moved: the lane goes on, at its next step.
 func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
+	ctx, span := e.stepSpan(ctx, l)
+	defer span.End()
 	step := l.name()
 	moved, err = e.perform(ctx, l)
 	if errors.Is(err, errTurnedBack) {
@@ -249,6 +257,7 @@ func (e *Engine) persist(ctx context.Context, l *lane, mayBlame bool, settle fun
 		if !transient(err) || ctx.Err() != nil {
 			return moved, err
 		}
+		e.metrics.unanswered(err)
 		e.log.WarnContext(ctx, "a step is done and not yet recorded, trying again", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
 		pause(ctx, min(time.Duration(n+1)*50*time.Millisecond, time.Second))
 		if err := e.untilAnswered(ctx, func() error { return e.locate(ctx, l) }); err != nil {

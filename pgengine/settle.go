@@ -41,13 +41,14 @@ type settlement struct {
 	token   *int64
 	laneID  *int64
 	isChild bool
-	events  []Event // what is recorded with it; nil: what happened says
-	parked  error   // why the lane was left to an operator; nil: it was not
+	born    time.Time // the saga
+	events  []Event   // what is recorded with it; nil: what happened says
+	parked  error     // why the lane was left to an operator; nil: it was not
 }
 
 func (l *lane) settlement(from ...State) settlement {
 	s := settlement{sagaID: l.sagaID, lane: l, at: l.at, g: l.g, worker: l.opts.Worker, attempt: l.attempt + 1, token: &l.token, laneID: &l.id}
-	s.step, s.isChild = l.name(), l.isChild
+	s.step, s.isChild, s.born = l.name(), l.isChild, l.born
 	for _, f := range from {
 		s.from = append(s.from, string(f))
 	}
@@ -89,6 +90,7 @@ func (s *settlement) args() []any {
 
 // settled does what is due once a settlement has committed.
 func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
+	e.metrics.settled(s)
 	e.wake(append(wakes, s.others.wakes()...)...)
 	if e.listener != nil {
 		if s.lane != nil && !s.lane.taken { // its first step has begun the saga, too
@@ -367,6 +369,7 @@ func (e *Engine) decideStep(ctx context.Context, tx *stepTx, l *lane, snap *lock
 // decide plans from what was read under the lock, writes what follows, and commits.
 func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlement) (bool, error) {
 	d := plan(s.g, snap.snapshot)
+	s.born = snap.born
 	if d.state != snap.state {
 		s.state = d.state
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -26,7 +28,7 @@ type StartOptions struct {
 	Tags    []string      // to find the saga by
 	Timeout time.Duration // of the whole saga; 0: the definition's
 	Version int           // 0: the latest this engine has the code of, else the highest a live worker has
-	// TraceParent is the W3C trace context of the starter.
+	// TraceParent is the W3C trace context of the starter. "": that of the span which ctx is in, if it is in one.
 	TraceParent string
 }
 
@@ -75,7 +77,9 @@ func (e *Engine) StartJSON(ctx context.Context, tx pgx.Tx, name string, input js
 	return e.start(ctx, tx, name, input, opts)
 }
 
-func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.RawMessage, opts *StartOptions) (Started, error) {
+func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.RawMessage, opts *StartOptions) (s Started, err error) {
+	ctx, span := e.startSpan(ctx, name, opts.TraceParent)
+	defer func() { endStart(span, s, err) }()
 	if len(raw) > e.maxPayload {
 		return Started{}, fmt.Errorf("start saga %s: %w: input of %d bytes, the limit is %d", name, ErrTooLarge, len(raw), e.maxPayload)
 	}
@@ -106,13 +110,15 @@ func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.Raw
 	if tags == nil {
 		tags = []string{}
 	}
-	var s Started
 	err = tx.QueryRow(ctx, sql.Start, name, string(raw), optional(opts.Key), tags, version, timeout,
-		id.String(), optional(opts.TraceParent), e.maxPayload, registered).Scan(&id, &s.Version, &s.Existed)
+		id.String(), optional(tracing.Of(ctx)), e.maxPayload, registered).Scan(&id, &s.Version, &s.Existed)
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: %w", name, named(err))
 	}
 	s.ID = id.String()
+	if !s.Existed {
+		e.metrics.started.WithLabelValues(name).Inc()
+	}
 	if e.waker != nil && !s.Existed {
 		sql.WakeLater(tx.Conn(), defaultQueue)
 	}

@@ -37,9 +37,10 @@ func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) error {
 	var cause, input []byte
 	var left *float64
+	var from origin
 	b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
 	b.Queue(sql.SagaLock, l.sagaID).QueryRow(func(row pgx.Row) error {
-		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild, nil)
+		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild, nil, &from.age, &from.traceparent)
 	})
 	b.Queue(claim, args...).QueryRow(func(row pgx.Row) error { return l.scan(row) })
 	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
@@ -56,6 +57,7 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 	}
 	l.input = input
 	l.setDeadline(left)
+	l.origin = from.complete()
 	return json.Unmarshal(cause, &l.cause)
 }
 
@@ -65,7 +67,8 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 func (e *Engine) peek(ctx context.Context, l *lane) error {
 	var input []byte
 	var left *float64
-	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left, &l.isChild)
+	var from origin
+	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
@@ -74,6 +77,7 @@ func (e *Engine) peek(ctx context.Context, l *lane) error {
 	}
 	l.at, l.input, l.results, l.queue = l.g.first()[0], input, map[string]json.RawMessage{}, defaultQueue
 	l.setDeadline(left)
+	l.origin = from.complete()
 	return nil
 }
 
@@ -87,9 +91,10 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	}
 	var input []byte
 	var left *float64
+	var from origin
 	begin := func(q sql.Querier) error {
 		return q.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
-			others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild)
+			others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
 	}
 	var err error
 	if l.g.hooks.start == nil {
@@ -118,6 +123,7 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	}
 	l.at, l.input, l.results, l.queue, l.taken = *here, input, map[string]json.RawMessage{}, defaultQueue, true
 	l.setDeadline(left)
+	l.origin = from.complete()
 	return nil
 }
 

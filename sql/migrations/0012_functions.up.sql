@@ -417,6 +417,7 @@ BEGIN
         SELECT id, version INTO made FROM pgsagaz.start(
             p_name => c.name, p_input => c.input,
             p_key => p_parent || '/' || p_step || '/' || c.item || CASE WHEN c.tries > 0 THEN '/' || c.tries + 1 ELSE '' END,
+            p_traceparent => (SELECT traceparent FROM pgsagaz.saga WHERE id = p_parent),
             p_max_bytes => 2147483647);
         UPDATE pgsagaz.saga SET parent_id = p_parent, parent_step = p_step, parent_item = c.item WHERE saga.id = made.id;
         IF NOT p_forward AND EXISTS (SELECT FROM pgsagaz.definition d, jsonb_array_elements(d.graph -> 'steps') n

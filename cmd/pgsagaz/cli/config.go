@@ -35,6 +35,10 @@ type config struct {
 	rejectedAttempts int
 	noOptimistic     bool
 
+	httpAddr, httpCert, httpKey string
+	httpToken                   string
+	pprof                       bool
+
 	benchSteps, benchRounds int
 	benchRows               int
 	benchConcurrency        []string
@@ -108,6 +112,11 @@ func (c *config) settings() []setting {
 		{&c.onRejected, "on-rejected", "PGSAGAZ_ON_REJECTED", "give up", "what follows: 'give up' (its key goes on) or 'hold' (its key waits for an operator); either way it is a dead letter"},
 		{&c.keepMessages, "keep-messages", "PGSAGAZ_KEEP_MESSAGES", time.Duration(0), "how long published messages are kept for outbox replay; 0: not at all"},
 		{&c.maxPending, "max-pending", "PGSAGAZ_MAX_PENDING", 0, "pending messages above which publishing fails; 0: no limit"},
+		{&c.httpAddr, "http-addr", "PGSAGAZ_HTTP_ADDR", defaultHTTP, "where to serve /metrics, /livez and /readyz, as host:port; off: nowhere"},
+		{&c.httpCert, "http-cert", "PGSAGAZ_HTTP_CERT", "", "file of the TLS certificate and its chain, read again when it changes (default: no TLS)"},
+		{&c.httpKey, "http-key", "PGSAGAZ_HTTP_KEY", "", "file of the certificate's key"},
+		{secret{&c.httpToken, hide}, "http-token", "PGSAGAZ_HTTP_TOKEN", "", "what /metrics and /debug/pprof ask for as 'Authorization: Bearer ...' (default: nothing)"},
+		{&c.pprof, "pprof", "PGSAGAZ_PPROF", false, "serve Go's profiles under /debug/pprof"},
 
 		{&c.console, "console", "PGSAGAZ_CONSOLE", "", "where to serve the console: host:port, or :port for this machine alone (default: nowhere)"},
 		{secret{&c.consoleToken, hide}, "console-token", "PGSAGAZ_CONSOLE_TOKEN", "", "what the console asks for, as a bearer token or as the password of basic auth (default: nothing, on this machine alone)"},

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
@@ -26,6 +27,10 @@ type Program struct {
 	// Publishers are brokers of the program's own that --broker may name, by the scheme of their addresses, beside Kafka,
 	// RabbitMQ, Redis and memory.
 	Publishers map[string]func(ctx context.Context, address string) (outbox.Publisher, error)
+
+	// TracerProvider gets the spans of what the command worker drives and publishes. nil: none are made; trace contexts are
+	// handed on all the same.
+	TracerProvider trace.TracerProvider
 }
 
 // Streams are what a program has of the world. All fields are needed.

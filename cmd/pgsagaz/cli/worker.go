@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -22,7 +23,7 @@ import (
 var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "wait-for-schema", "lease", "grace", "poll", "sweep",
 	"archive-after", "keep-archive", "keep-keys",
 	"only", "broker", "relay-lease", "no-optimistic", "rejected-attempts", "on-rejected", "keep-messages", "max-pending",
-	"console", "console-token"}
+	"console", "console-token", "http-addr", "http-cert", "http-key", "http-token", "pprof"}
 
 func (a *app) worker() *cobra.Command {
 	cmd := &cobra.Command{
@@ -55,19 +56,33 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		return err
 	}
 	defer pool.Close()
-	group, running := errgroup.WithContext(ctx)
+	log, registry := a.logger(slog.LevelInfo), newRegistry()
+	listener, err := a.listen(log)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer listener.Close() // where it comes to nothing
+	}
+	checks := []check{{"database", pool.Ping}, {"schema", func(ctx context.Context) error { return sql.CheckVersion(ctx, pool) }}}
 
-	runRelay, closeBroker, err := a.relay(ctx, pool, direct)
+	relay, closeBroker, err := a.relay(ctx, pool, direct, registry)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err := closeBroker(); err != nil {
-			a.logger(slog.LevelInfo).Warn("the broker's connections did not close", "error", err)
+			log.Warn("the broker's connections did not close", "error", err)
 		}
 	}()
-	runSagas, e := func(context.Context) error { return nil }, workerEvent{Worker: a.cfg.workerID, Sagas: []string{}}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: a.logger(slog.LevelInfo)})
+	var run []func(context.Context) error
+	var leases []func() error
+	e := workerEvent{Worker: a.cfg.workerID, Sagas: []string{}}
+	if relay != nil {
+		run, leases = append(run, relay.Run), append(leases, relay.Ready)
+		checks = append(checks, check{"broker", func(context.Context) error { return relay.BrokerReady() }})
+	}
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: log, Registry: registry, TracerProvider: a.TracerProvider})
 	if err != nil {
 		return err
 	}
@@ -76,31 +91,59 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 			ID: a.cfg.workerID, MaxWorkers: a.cfg.maxWorkers, Queues: queues, JobPerStep: a.cfg.jobPerStep, NoListen: a.cfg.noListen,
 			Lease: a.cfg.lease, Grace: a.cfg.grace, Poll: a.cfg.poll, Sweep: a.cfg.sweep, Direct: direct,
 			ArchiveAfter: a.cfg.archiveAfter, KeepArchive: a.cfg.keepArchive, KeepKeys: a.cfg.keepKeys,
+			Registry: registry,
 		})
 		if err != nil {
 			return &usageError{err}
 		}
-		runSagas, e.Worker, e.Sagas = worker.Run, worker.ID(), engine.Definitions()
+		run, e.Worker, e.Sagas = append(run, worker.Run), worker.ID(), engine.Definitions()
+		leases = append(leases, worker.Ready)
+	} else {
+		collector, err := jobs.NewCollector(pool, jobs.CollectorConfig{Registry: registry, Logger: log})
+		if err != nil {
+			return err
+		}
+		run = append(run, collector.Run)
+	}
+	checks = append(checks, check{"leases", func(context.Context) (err error) {
+		for _, ready := range leases {
+			err = errors.Join(err, ready())
+		}
+		return err
+	}})
+	if listener != nil {
+		e.HTTP = listener.Addr().String()
+		// It answers for as long as there is something to ask about: a worker that drains says so.
+		serving, end := context.WithCancel(context.WithoutCancel(ctx))
+		var server errgroup.Group
+		server.Go(func() error { return a.serve(serving, listener, registry, checks, log) })
+		defer func() {
+			end()
+			if err := server.Wait(); err != nil {
+				log.Error("the worker's HTTP server has failed", "error", err)
+			}
+		}()
 	}
 	console, err := a.openConsole(ctx, engine)
 	if err != nil {
 		return err
 	}
+	group, running := errgroup.WithContext(ctx)
 	if console != nil {
 		e.Console = console.url
-		a.logger(slog.LevelInfo).Info("the console is open", "address", console.url)
+		log.Info("the console is open", "address", console.url)
 		group.Go(func() error { return console.run(running) })
 	}
 	e.Event = "starting"
 	if err := a.event(e); err != nil {
 		return err
 	}
-	for _, run := range []func(context.Context) error{runSagas, runRelay} {
+	for _, f := range run {
 		group.Go(func() error {
 			if err := a.awaitSchema(running, pool); err != nil || running.Err() != nil {
 				return err
 			}
-			return run(running)
+			return f(running)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -111,34 +154,35 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 }
 
 // relay makes what publishes messages: nothing, without a broker or with --only sagas.
-func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnConfig) (run func(context.Context) error, closeBroker func() error, err error) {
-	run, closeBroker = func(context.Context) error { return nil }, func() error { return nil }
+func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnConfig, registry prometheus.Registerer) (relay *outbox.Relay, closeBroker func() error, err error) {
+	closeBroker = func() error { return nil }
 	switch {
 	case a.cfg.only == "sagas":
-		return run, closeBroker, nil
+		return nil, closeBroker, nil
 	case a.cfg.broker == "":
-		return run, closeBroker, nil
+		return nil, closeBroker, nil
 	}
 	publisher, err := a.publisher(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	relay, err := outbox.NewRelay(pool, publisher, outbox.Config{
+	relay, err = outbox.NewRelay(pool, publisher, outbox.Config{
 		Name: a.cfg.workerID, Lease: a.cfg.relayLease, Poll: a.cfg.poll, NoListen: a.cfg.noListen, Direct: direct,
 		Optimistic: &outbox.Optimistic{Enabled: !a.cfg.noOptimistic}, Archive: a.cfg.keepMessages, MaxPending: int64(a.cfg.maxPending),
 		Retry:  outbox.Retry{MaxAttempts: a.cfg.rejectedAttempts, Then: outbox.Verdict(a.cfg.onRejected)},
-		Logger: a.logger(slog.LevelInfo),
+		Logger: a.logger(slog.LevelInfo), Registry: registry, TracerProvider: a.TracerProvider,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(&usageError{err}, publisher.Close())
 	}
-	return relay.Run, publisher.Close, nil
+	return relay, publisher.Close, nil
 }
 
 type workerEvent struct {
 	Event  string   `json:"event"`
 	Worker string   `json:"worker"`
 	Sagas  []string `json:"sagas"`
+	HTTP   string   `json:"http,omitempty"` // the address that it answers on; "": none
 	// Console is its address; "": there is none.
 	Console string `json:"console,omitempty"`
 }

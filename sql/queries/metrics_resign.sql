@@ -1,0 +1,1 @@
+UPDATE pgsagaz.metrics_leader SET until = '-infinity' WHERE holder = $1
