@@ -45,7 +45,7 @@ func (l *loop) call(x *lane, batch []*item) {
 		ctx, cancel := context.WithTimeout(l.calling, timeout)
 		defer cancel()
 		failpoint.Hit("outbox.publish.before")
-		errs := l.r.publisher.Publish(ctx, events)
+		errs := l.r.open.Publish(ctx, events)
 		failpoint.Hit("outbox.publish.after")
 		l.answers <- answer{lane: x, errs: errs, eager: eager, begun: begun, late: ctx.Err() != nil}
 	})

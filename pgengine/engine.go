@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -30,12 +31,16 @@ type Config struct {
 	MaxCrashes int
 	// NoWake leaves all NOTIFYs out: whatever is started or scheduled is found by the workers' polls.
 	NoWake bool
+	// Codec encrypts or compresses what sagas store: inputs, results, signals, and the messages they publish. nil: they are
+	// stored as they are, and encoded ones can't be read.
+	Codec *codec.Codec
 }
 
 // Engine starts sagas, drives them, and tells about them. It starts no goroutine. Safe for concurrent use.
 type Engine struct {
 	pool       *pgxpool.Pool
 	log        *slog.Logger
+	codec      *codec.Codec // nil: none
 	maxPayload int
 	maxCrashes int
 	graphs     map[string]map[int]*graph // by name and version
@@ -54,7 +59,7 @@ type Engine struct {
 // reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
 func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
-		pool: pool, log: cfg.Logger, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
+		pool: pool, log: cfg.Logger, codec: cfg.Codec, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
 		held: map[int64]*halt{}, ends: ends{waiting: map[string][]chan error{}},
 	}

@@ -162,7 +162,10 @@ func (e *Engine) settleFused(ctx context.Context, tx *stepTx, l *lane, f *fusion
 	var attempts []int
 	var began, ended []float64
 	for _, step := range f.steps {
-		names, results, attempts = append(names, step.name), append(results, string(step.rec.result)), append(attempts, step.attempt)
+		if err := e.keep(ctx, tx, &settlement{g: l.g, key: l.key, rec: step.rec}); err != nil {
+			return false, err
+		}
+		names, results, attempts = append(names, step.name), append(results, string(step.rec.stored)), append(attempts, step.attempt)
 		began, ended = append(began, time.Since(step.began).Seconds()), append(ended, time.Since(step.ended).Seconds())
 	}
 	failpoint.Hit("fuse.before")

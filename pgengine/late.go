@@ -24,7 +24,7 @@ func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
 		k := snap.steps[l.at.node]
 		if given := k.outcome == failed || k.outcome == inDoubt || k.outcome == skipped; given && !l.node().undoable() {
 			e.log.ErrorContext(ctx, "a result arrived after its step had been given up, and it has no undo: what it did stands",
-				"saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "result", describe(errors.New(string(raw))))
+				"saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "result_bytes", len(raw))
 		}
 		if k.outcome == open || (k.outcome == done && !k.undone) || snap.state == Completed || !l.node().undoable() {
 			return false, nil

@@ -101,8 +101,9 @@ func (s Saga[I]) definition() (*graph, []error) {
 	g.gate.named(name)
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
-		return json.Unmarshal(raw, &in)
+		return decode(raw, &in)
 	}
+	g.subject = subjectIn[I]
 	return g, problems
 }
 

@@ -67,7 +67,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	}()
 	runSagas, e := func(context.Context) error { return nil }, workerEvent{Worker: a.cfg.workerID, Sagas: []string{}}
 	if a.cfg.only != "relay" {
-		engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: a.logger(slog.LevelInfo)})
+		engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: a.logger(slog.LevelInfo), Codec: a.codec})
 		if err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnCon
 		Name: a.cfg.workerID, Lease: a.cfg.relayLease, Poll: a.cfg.poll, NoListen: a.cfg.noListen, Direct: direct,
 		Optimistic: &outbox.Optimistic{Enabled: !a.cfg.noOptimistic}, Archive: a.cfg.keepMessages, MaxPending: int64(a.cfg.maxPending),
 		Retry:  outbox.Retry{MaxAttempts: a.cfg.rejectedAttempts, Then: outbox.Verdict(a.cfg.onRejected)},
-		Logger: a.logger(slog.LevelInfo),
+		Logger: a.logger(slog.LevelInfo), Codec: a.codec,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(&usageError{err}, publisher.Close())
