@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -18,7 +19,7 @@ type ClaimOptions struct {
 	Attempt string // see [Message.Attempt]
 	Topic   string
 	Type    string
-	Payload []byte    // kept with the entry; nil: none
+	Payload []byte    // kept with the entry, encoded if ctx says so ([codec.With]); nil: none
 	Time    time.Time // when it was sent, which lets an event with an id of its own make be refused by age
 }
 
@@ -41,7 +42,13 @@ func Claim(ctx context.Context, tx pgx.Tx, consumer, eventID string, opts *Claim
 		return false, fmt.Errorf("claim for %s: %w", consumer, err)
 	}
 	var outcomes []outcome
-	err = tx.QueryRow(ctx, sql.InboxClaims, claimArguments(consumer, []claim{{&m, id, foreign}}, nil, opts.Payload != nil)...).Scan(&outcomes)
+	one := claim{m: &m, id: id, foreign: foreign}
+	if opts.Payload != nil {
+		if one.stored, err = codec.EncodeFor(ctx, tx, place(consumer, id.String()), opts.Payload); err != nil {
+			return false, fmt.Errorf("claim event %s for %s: %w", eventID, consumer, err)
+		}
+	}
+	err = tx.QueryRow(ctx, sql.InboxClaims, claimArguments(consumer, []claim{one}, nil, opts.Payload != nil)...).Scan(&outcomes)
 	if err != nil {
 		return false, fmt.Errorf("claim event %s for %s: %w", eventID, consumer, err)
 	}
@@ -56,6 +63,7 @@ type claim struct {
 	m       *Message
 	id      uuid.UUID
 	foreign string // "": a UUIDv7
+	stored  []byte // the payload as it is kept, where it is
 }
 
 // outcome is what pgsagaz.inbox_claims says of an event.
@@ -94,7 +102,7 @@ func claimArguments(consumer string, claims []claim, took *int, keepPayload bool
 			foreign[i] = &c.foreign
 		}
 		if keepPayload {
-			payloads = append(payloads, c.m.Payload)
+			payloads = append(payloads, c.stored)
 		}
 		// An attempt is asked for today, whatever the age of the event.
 		if c.foreign != "" && c.m.Attempt == "" && !c.m.Time.IsZero() {

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
@@ -63,6 +64,11 @@ type Config struct {
 	Retention time.Duration
 	// KeepPayload keeps the payload with each entry.
 	KeepPayload bool
+	// Codec encodes the payloads that are kept: with entries, and of dead letters. It goes for what the handler publishes as
+	// well. nil: they are kept as they are.
+	Codec *codec.Codec
+	// Subject says whose a message is; see [codec.Codec]. nil and "": nobody's.
+	Subject func(Message) string
 
 	// Grace is how long a stopping consumer lets its transactions go on before it cuts them off. 0: 20 s.
 	Grace time.Duration
@@ -178,7 +184,8 @@ func NewConsumer(pool *pgxpool.Pool, source Source, handler Handler, cfg Config)
 	}
 	c.worker = worker{
 		pool: pool, consumer: cfg.Name, handler: handler, tracer: tracing.Tracer(cfg.TracerProvider), keepPayload: cfg.KeepPayload,
-		timeout: cfg.Timeout, batchTime: cfg.BatchTime, idle: limitIdle(pool, cfg.Timeout+time.Second),
+		payloads: payloads{cfg.Codec, cfg.Subject},
+		timeout:  cfg.Timeout, batchTime: cfg.BatchTime, idle: limitIdle(pool, cfg.Timeout+time.Second),
 	}
 	return c, nil
 }

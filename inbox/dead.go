@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -41,13 +42,13 @@ type DeadFilter struct {
 	Limit    int   // 0: all
 }
 
-// DeadLetters lists dead letters, the oldest first.
+// DeadLetters lists dead letters, the oldest first. Their payloads are decoded by the codec of ctx; see [codec.With].
 func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]DeadLetter, error) {
 	rows, err := db.Query(ctx, sql.InboxDeadList, f.Consumer, f.Type, f.Reason, f.IDs, f.After, f.Limit)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (DeadLetter, error) {
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (DeadLetter, error) {
 		var d DeadLetter
 		var headers []byte
 		var sent *time.Time
@@ -62,6 +63,12 @@ func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]DeadLette
 		}
 		return d, json.Unmarshal(headers, &m.Headers)
 	})
+	for i := range list {
+		if d := &list[i]; err == nil {
+			err = shown(ctx, db, codec.From(ctx), place(d.Consumer, d.EventID), &d.Message.Payload)
+		}
+	}
+	return list, err
 }
 
 // Dead reads one. [ErrNoDeadLetter] if there is none.

@@ -104,7 +104,9 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 		dead, err = l.c.bury(bounded, tx, it, reason, why)
 		failpoint.Hit("inbox.bury.before")
 		if err == nil && dead != nil && l.c.cfg.OnDead != nil {
-			err = protected(func() error { return l.c.cfg.OnDead(bounded, handlerTx{tx}, *dead) })
+			err = protected(func() error {
+				return l.c.cfg.OnDead(l.c.worker.payloads.inHandler(bounded, it.m), handlerTx{tx}, *dead)
+			})
 		}
 		return err
 	})
@@ -126,6 +128,9 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 
 // bury writes the dead letter. nil: the event has been dealt with, or lies there already.
 func (c *Consumer) bury(ctx context.Context, tx pgx.Tx, it *item, reason string, why error) (*DeadLetter, error) {
+	if err := c.worker.seal(ctx, tx, it); err != nil {
+		return nil, err
+	}
 	var outcomes []outcome
 	err := tx.QueryRow(ctx, sql.InboxClaims, claimArguments(c.cfg.Name, []claim{it.claim}, nil, c.cfg.KeepPayload)...).Scan(&outcomes)
 	if err != nil || outcomes[0] == duplicate {
@@ -147,12 +152,16 @@ func (c *Consumer) bury(ctx context.Context, tx pgx.Tx, it *item, reason string,
 		if err != nil {
 			return nil, err
 		}
+		stored, err := c.worker.payloads.seal(ctx, tx, c.cfg.Name, it.id, it.m)
+		if err != nil {
+			return nil, err
+		}
 		var sent *time.Time
 		if !it.m.Time.IsZero() {
 			sent = &it.m.Time
 		}
 		row = tx.QueryRow(ctx, sql.InboxDeadPut, c.cfg.Name, d.EventID, it.m.ID, it.m.Source, it.m.Attempt, clean(it.m.Topic), clean(it.m.Key),
-			clean(it.m.Type), it.m.Payload, string(raw), clean(it.m.TraceParent), sent, reason, d.Error)
+			clean(it.m.Type), stored, string(raw), clean(it.m.TraceParent), sent, reason, d.Error)
 	}
 	err = row.Scan(&d.ID, &d.Attempts, &d.FirstAt, &d.DiedAt)
 	if errors.Is(err, pgx.ErrNoRows) {

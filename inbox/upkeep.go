@@ -3,6 +3,7 @@ package inbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -94,10 +96,11 @@ func (c *Consumer) redriveSome(ctx context.Context) error {
 	}
 	items, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*item, error) {
 		var id int64
+		var entry string
 		var m Message
 		var headers []byte
 		var sent *time.Time
-		err := row.Scan(&id, &m.Attempt, &m.ID, &m.Source, &m.Topic, &m.Key, &m.Type, &m.Payload, &headers, &m.TraceParent, &sent)
+		err := row.Scan(&id, &entry, &m.Attempt, &m.ID, &m.Source, &m.Topic, &m.Key, &m.Type, &m.Payload, &headers, &m.TraceParent, &sent)
 		if err != nil {
 			return nil, err
 		}
@@ -108,16 +111,32 @@ func (c *Consumer) redriveSome(ctx context.Context) error {
 			m.Time = *sent
 		}
 		it, err := newItem(Delivery{Message: m})
-		it.dead, it.redrive = id, uuid.MustParse(m.Attempt)
+		it.dead, it.redrive, it.entry = id, uuid.MustParse(m.Attempt), entry
 		return it, err
 	})
 	for _, it := range items {
+		if err := c.decodeDead(ctx, it); err != nil {
+			c.log.WarnContext(ctx, "a dead letter that is to be redriven can't be decoded here; it waits", "dead_letter", it.dead, "error", err)
+			continue
+		}
 		failpoint.Hit("inbox.redrive.taken")
 		c.mu.Lock()
 		c.redriving[it.dead] = true
 		c.mu.Unlock()
 		c.gate.add(it.m.size())
 		c.lane(it).put(it)
+	}
+	return err
+}
+
+// decodeDead decodes the payload of a dead letter. One whose subject was erased is given up again, with that as its error.
+func (c *Consumer) decodeDead(ctx context.Context, it *item) error {
+	plain, _, err := c.cfg.Codec.Decode(ctx, c.pool, place(c.cfg.Name, it.entry), it.m.Payload)
+	if errors.Is(err, codec.ErrErased) {
+		it.verdict, plain, err = &verdict{"terminal", err}, nil, nil
+	}
+	if err == nil {
+		it.m.Payload = plain
 	}
 	return err
 }

@@ -35,6 +35,7 @@ type item struct {
 	delivery Delivery
 	dead     int64 // its row in inbox_dead, if it is redriven from there; 0: it is not
 	redrive  uuid.UUID
+	entry    string   // of that row: the event's id in consumer_inbox
 	failed   bool     // at least once, as far as this process knows
 	counted  bool     // the attempt to come has been counted, as the attempts-th
 	attempts int      // see counted
@@ -58,6 +59,7 @@ type worker struct {
 	handler     Handler
 	keepPayload bool
 	tracer      trace.Tracer
+	payloads    payloads
 	timeout     time.Duration // of one handler; 0: none
 	batchTime   time.Duration // once a transaction is this old no further handler is begun in it; 0: no limit
 	stopping    <-chan struct{}
@@ -183,6 +185,9 @@ func (w *worker) begin(ctx context.Context, conn *pgxpool.Conn, items []*item) (
 			continue
 		}
 		seen[it.id] = true
+		if err := w.seal(ctx, conn, it); err != nil {
+			return nil, nil, err
+		}
 		claims = append(claims, it.claim)
 	}
 	b := &pgx.Batch{}
@@ -220,6 +225,14 @@ func (w *worker) begin(ctx context.Context, conn *pgxpool.Conn, items []*item) (
 	return tx, outcomes, nil
 }
 
+// seal encodes the payload that is kept with the entry of an item, if it is.
+func (w *worker) seal(ctx context.Context, db sql.Querier, it *item) (err error) {
+	if w.keepPayload && it.stored == nil && it.m.Payload != nil {
+		it.stored, err = w.payloads.seal(ctx, db, w.consumer, it.id, it.m)
+	}
+	return err
+}
+
 // call runs the handler, and looks whether the transaction is as it should be afterwards.
 func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *item) error {
 	bounded, cancel := ctx, context.CancelFunc(func() {})
@@ -229,6 +242,7 @@ func (w *worker) call(ctx context.Context, conn *pgxpool.Conn, tx pgx.Tx, it *it
 	defer cancel()
 	bounded, span := w.span(bounded, it)
 	defer span.End()
+	bounded = w.payloads.inHandler(bounded, it.m)
 	err := protected(func() error { return w.handler(bounded, handlerTx{tx}, *it.m) })
 	if err != nil {
 		tracing.Fail(bounded, "the handler failed")

@@ -23,20 +23,22 @@ var mayImport = map[string][]string{
 	"sql/localpg":   {},
 	"sql/sqltest":   {"sql", "sql/localpg"},
 
-	"pgengine":              {"internal/metrics", "internal/terminal", "internal/tracing", "sql", "sql/failpoint"},
+	"codec": {"sql"},
+
+	"pgengine":              {"codec", "internal/metrics", "internal/terminal", "internal/tracing", "sql", "sql/failpoint"},
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
 	"pgengine/sagaui":       {"pgengine", "sql", "outbox", "inbox"},
 
 	"cloudevents": {},
 
-	"outbox":            {"cloudevents", "internal/metrics", "internal/tracing", "sql", "sql/failpoint"},
+	"outbox":            {"cloudevents", "codec", "internal/metrics", "internal/tracing", "sql", "sql/failpoint"},
 	"outbox/memorypub":  {"outbox"},
 	"outbox/outboxtest": {"outbox", "outbox/memorypub", "sql", "sql/sqltest"},
 	"outbox/kafkapub":   {"cloudevents", "outbox"},
 	"outbox/amqppub":    {"cloudevents", "internal/amqpconn", "outbox"},
 	"outbox/redispub":   {"cloudevents", "outbox"},
 
-	"inbox":           {"internal/metrics", "internal/terminal", "internal/tracing", "cloudevents", "sql", "sql/failpoint"},
+	"inbox":           {"internal/metrics", "internal/terminal", "internal/tracing", "cloudevents", "codec", "sql", "sql/failpoint"},
 	"inbox/inboxtest": {"inbox", "sql", "sql/sqltest"},
 	"inbox/memorysub": {"inbox"},
 	"inbox/kafkasub":  {"inbox"},
@@ -46,7 +48,7 @@ var mayImport = map[string][]string{
 	"jobs": {"internal/metrics", "internal/tracing", "pgengine", "outbox", "inbox", "sql", "sql/failpoint"},
 
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/cli":   {"outbox/amqppub", "outbox/kafkapub", "outbox/memorypub", "outbox/redispub", "cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
+	"cmd/pgsagaz/cli":   {"codec", "outbox/amqppub", "outbox/kafkapub", "outbox/memorypub", "outbox/redispub", "cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 

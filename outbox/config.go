@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/pgsagaz/pgsagaz/codec"
 )
 
 // Config tunes a [Relay]. The zero value of each field is its default.
@@ -47,6 +49,8 @@ type Config struct {
 
 	// Grace is how long a stopping relay goes on with what it has read. 0: 5 s.
 	Grace time.Duration
+	// Codec decodes payloads that were published under one. nil: encoded ones wait.
+	Codec *codec.Codec
 	// Direct is how to reach the server itself where the pool goes through a pooler in transaction mode:
 	// the relay's cursor and LISTEN need sessions. nil: as the pool.
 	Direct *pgx.ConnConfig

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -31,7 +32,7 @@ type Dead struct {
 	Attempts    int               `json:"attempts"`
 	Error       string            `json:"error"`             // of the last attempt
 	Holds       bool              `json:"holds"`             // its key waits for it
-	Size        int               `json:"size"`              // of the payload, in bytes
+	Size        int               `json:"size"`              // of the payload as it is stored, in bytes
 	Payload     []byte            `json:"payload,omitempty"` // only from DeadLetter
 }
 
@@ -58,12 +59,15 @@ func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]Dead, err
 	return list, nil
 }
 
-// DeadLetter is one, with its payload; [ErrNotDead] if there is none.
+// DeadLetter is one, with its payload, decoded by the codec of ctx ([codec.With]); [ErrNotDead] if there is none.
 func DeadLetter(ctx context.Context, db sql.Querier, id int64) (Dead, error) {
 	var d Dead
 	err := d.scan(db.QueryRow(ctx, sql.OutboxDeadGet, id), &d.Payload)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotDead
+	}
+	if err == nil {
+		err = shown(ctx, db, codec.From(ctx), place(d.EventID, d.Topic), &d.Payload)
 	}
 	if err != nil {
 		return d, fmt.Errorf("dead letter %d: %w", id, err)

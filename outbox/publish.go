@@ -64,7 +64,8 @@ var (
 	ErrFull = errors.New("outbox: too many messages are pending")
 )
 
-// Publish writes messages in tx. Inside a step their saga and step are recorded with them. All messages
+// Publish writes messages in tx. Inside a step their saga and step are recorded with them, and their payloads lie in the database
+// as the saga's do (see [codec.With], which says so elsewhere). All messages
 // are checked before the first is written. After an error the transaction must be rolled back.
 //
 // What tells relays of the commit is [sql.WakeOnCommit] or [sql.InTx]; without either their poll finds
@@ -83,6 +84,9 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 		m.tracedBy(ctx)
 		headers, err := m.complete()
 		if err != nil {
+			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
+		}
+		if err := m.seal(ctx, tx); err != nil {
 			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
 		}
 		if m.Serialize && m.Key != "" {
@@ -118,6 +122,9 @@ func publishOne(ctx context.Context, tx pgx.Tx, m Message, sagaID, step string) 
 	m.tracedBy(ctx)
 	headers, err := m.complete()
 	if err != nil {
+		return fmt.Errorf("publish message 1 of 1 (topic %q, key %q): %w", m.Topic, m.Key, err)
+	}
+	if err := m.seal(ctx, tx); err != nil {
 		return fmt.Errorf("publish message 1 of 1 (topic %q, key %q): %w", m.Topic, m.Key, err)
 	}
 	bucket := bucket(m.Key, m.ID)

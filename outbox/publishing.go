@@ -46,7 +46,7 @@ func (l *loop) call(x *lane, batch []*item) {
 		ctx, cancel := context.WithTimeout(l.calling, timeout)
 		defer cancel()
 		failpoint.Hit("outbox.publish.before")
-		errs := l.r.publisher.Publish(ctx, events)
+		errs := l.r.open.Publish(ctx, events)
 		failpoint.Hit("outbox.publish.after")
 		endSpans(spans, errs)
 		l.r.metrics.called(events, time.Since(begun))

@@ -25,6 +25,7 @@ type Relay struct {
 	pool      *pgxpool.Pool
 	own       *pgxpool.Pool // of Run: heartbeats must not wait behind the program's own work
 	publisher Publisher
+	open      *opener // of Run: publisher, behind the codec
 	cfg       Config
 	log       *slog.Logger
 	metrics   *relayMetrics
@@ -76,6 +77,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		return fmt.Errorf("outbox relay %s: %w", r.cfg.Name, err)
 	}
 	defer r.own.Close()
+	r.open = &opener{r.publisher, r.cfg.Codec, r.own}
 	group, lasting := errgroup.WithContext(ctx)
 	if r.cfg.Optimistic.Enabled {
 		remove, _ := sql.OnCommit(r.pool.Config(), r.committed)

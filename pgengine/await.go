@@ -46,7 +46,7 @@ func (s Await[I, P]) node() node {
 	n := node{
 		kind: kindAwait, name: s.Name, limit: s.Timeout, timeout: defaultActivityTimeout, queue: s.Queue, optional: s.Optional,
 		result: reflect.TypeFor[P](), funcs: given(s.When, s.OnTimeout),
-		fits: func(raw json.RawMessage) error { return json.Unmarshal(raw, new(P)) },
+		fits: func(raw json.RawMessage) error { return decode(raw, new(P)) },
 	}
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)

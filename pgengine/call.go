@@ -174,7 +174,7 @@ func maybeResultOf[R any](c *call, step string) (R, bool) {
 	if !ok {
 		return r, false
 	}
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := decode(raw, &r); err != nil {
 		panic(Terminal(fmt.Errorf("pgsagaz: the stored result of %s does not fit %T: %w", step, r, err)))
 	}
 	return r, true

@@ -53,6 +53,7 @@ func (s Child[I, C, R]) node() node {
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	n.childOf(*new(C))
+	n.subject = subjectIn[C]
 	if s.Input == nil {
 		n.wrong("has no Input")
 	}
@@ -77,6 +78,7 @@ func (s Each[I, C, R]) node() node {
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	n.childOf(*new(C))
+	n.subject = subjectIn[C]
 	if s.Inputs == nil {
 		n.wrong("has no Inputs")
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -77,7 +78,11 @@ func (e *Engine) children(ctx context.Context, l *lane, inputs []json.RawMessage
 			if len(inputs) > 0 {
 				texts := make([]string, len(inputs))
 				for i, raw := range inputs {
-					texts[i] = string(raw)
+					stored, err := e.sealChild(ctx, tx, l, raw)
+					if err != nil {
+						return false, fmt.Errorf("item %d: %w", i, err)
+					}
+					texts[i] = string(stored)
 				}
 				if _, err := tx.Exec(ctx, sql.ChildAdd, l.sagaID, n.name, n.child, texts); err != nil {
 					return false, answered(err)
@@ -138,6 +143,11 @@ func (e *Engine) gathered(ctx context.Context, tx *stepTx, l *lane, snap *locked
 	if err != nil {
 		return false, answered(err)
 	}
+	for i, stored := range outputs {
+		if outputs[i], err = e.open(ctx, tx, atResult(l.node().child), stored); err != nil {
+			return false, err
+		}
+	}
 	result, err := l.node().gather(outputs)
 	if err != nil {
 		return false, err
@@ -160,4 +170,20 @@ func (e *Engine) undoChildren(ctx context.Context, l *lane) (bool, error) {
 		sql.WakeLater(tx.conn.Conn(), ControlQueue)
 		return e.rest(ctx, tx, l, snap, rest{what: "child", inDoubt: true})
 	})
+}
+
+// sealChild encodes the input of a child: under the key of the saga that starts it or, if that is nobody's, of the child's own
+// subject.
+func (e *Engine) sealChild(ctx context.Context, tx *stepTx, l *lane, raw json.RawMessage) (json.RawMessage, error) {
+	n, k := l.node(), l.key
+	if e.codec != nil && k == (codec.Key{}) && n.subject != nil {
+		subject, err := n.subject(raw)
+		if err != nil {
+			return nil, err
+		}
+		if k, err = e.codec.KeyOf(ctx, tx, subject); err != nil {
+			return nil, unread(err)
+		}
+	}
+	return e.seal(ctx, tx, k, atInput(n.child), raw)
 }

@@ -207,6 +207,15 @@ func (e *Engine) askStep(ctx context.Context, tx pgx.Tx, r request, check func(*
 		return fail(err)
 	}
 	said, _ := r.body.(resolved)
+	if said.Result != nil {
+		k, err := e.keyOfSaga(ctx, tx, parsed.String())
+		if err == nil {
+			said.Result, err = e.codec.EncodeJSON(ctx, tx, k, atResult(name), said.Result)
+		}
+		if err != nil {
+			return fail(err)
+		}
+	}
 	said.Step, said.Direction, said.Generation = r.step, w.direction, w.generation
 	r.body = said
 	return e.ask(ctx, tx, r)
@@ -309,8 +318,18 @@ func (e *Engine) SignalJSON(ctx context.Context, tx pgx.Tx, to Target, name stri
 	if err != nil {
 		return fmt.Errorf("signal %s to saga %s: %w", name, to, err)
 	}
+	if len(payload) > e.maxPayload {
+		return fmt.Errorf("signal %s to saga %s: %w: %d bytes, the limit is %d", name, to, ErrTooLarge, len(payload), e.maxPayload)
+	}
+	k, err := e.keyOfSaga(ctx, tx, id)
+	if err == nil {
+		payload, err = e.codec.EncodeJSON(ctx, tx, k, atSignal(name), payload)
+	}
+	if err != nil {
+		return fmt.Errorf("signal %s to saga %s: %w", name, to, err)
+	}
 	var state State
-	if err := tx.QueryRow(ctx, sql.Signal, id, name, string(payload), optional(opts.Key), e.maxPayload, optional(opts.By.Actor), optional(opts.By.Reason)).Scan(&state); err != nil {
+	if err := tx.QueryRow(ctx, sql.Signal, id, name, string(payload), optional(opts.Key), max(e.maxPayload, len(payload)), optional(opts.By.Actor), optional(opts.By.Reason)).Scan(&state); err != nil {
 		return fmt.Errorf("signal %s to saga %s: %w", name, to, named(err))
 	}
 	return e.asked(tx, id, "signal "+name+" to", state)
@@ -381,7 +400,7 @@ func (g *graph) resolution(t task, r resolved) (*record, error) {
 			return nil, errors.New("the result of a step that is done is missing")
 		}
 		if n.result != nil { // it is, where the saga's code is
-			if err := guarded(func() error { return json.Unmarshal(r.Result, reflect.New(n.result).Interface()) }); err != nil {
+			if err := guarded(func() error { return decode(r.Result, reflect.New(n.result).Interface()) }); err != nil {
 				return nil, fmt.Errorf("the result does not fit %s: %w", n.result, err)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -42,13 +43,17 @@ type Config struct {
 	// TracerProvider makes spans of starts, steps and undos. nil: none; the trace context of the starter is kept in the
 	// saga and handed on all the same.
 	TracerProvider trace.TracerProvider
+	// Codec encrypts or compresses what sagas store: inputs, results, signals, and the messages they publish. nil: they are
+	// stored as they are, and encoded ones can't be read.
+	Codec *codec.Codec
 }
 
 // Engine starts sagas, drives them, and tells about them. It starts no goroutine. Safe for concurrent use.
 type Engine struct {
 	pool       *pgxpool.Pool
 	log        *slog.Logger
-	listener   func(Event) // nil: none
+	listener   func(Event)  // nil: none
+	codec      *codec.Codec // nil: none
 	maxPayload int
 	maxCrashes int
 	graphs     map[string]map[int]*graph // by name and version
@@ -70,7 +75,7 @@ type Engine struct {
 // reported at once: each error in the join is a *[DefinitionError]. The database is not touched.
 func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 	e := &Engine{
-		pool: pool, log: cfg.Logger, listener: cfg.Listener, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
+		pool: pool, log: cfg.Logger, listener: cfg.Listener, codec: cfg.Codec, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
 		held: map[int64]*halt{}, ends: ends{waiting: map[string][]chan error{}},
 	}

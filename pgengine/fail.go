@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
@@ -28,6 +29,10 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	if errors.As(f.err, new(*haltedError)) {
 		l.inDoubt, l.lastErr = l.inDoubt || f.effect, describe(f.err)
 		return false, errTurnedBack
+	}
+	if c, ok := errors.AsType[*codec.Error](f.err); ok && !errors.Is(c, codec.ErrReserved) { // no attempt's fault
+		l.unreadable, l.inDoubt = c, l.inDoubt || f.effect
+		return e.closed(ctx, l)
 	}
 	policy := n.retry
 	if l.at.direction == Undo {

@@ -93,7 +93,13 @@ func (e *Engine) startSlots(ctx context.Context, tx pgx.Tx, d due) (started int,
 		if err != nil {
 			return 0, err
 		}
-		s, err := e.start(ctx, tx, d.Saga, json.RawMessage(input), &StartOptions{
+		subject := ""
+		if g := e.latest[d.Saga]; g != nil {
+			if subject, err = g.subject(json.RawMessage(input)); err != nil {
+				return 0, err
+			}
+		}
+		s, err := e.start(ctx, tx, d.Saga, json.RawMessage(input), subject, &StartOptions{
 			Key: slotKey(d.Name, slot), Tags: append([]string{"schedule:" + d.Name}, d.Tags...), Timeout: d.Timeout,
 		})
 		if err != nil {

@@ -174,7 +174,10 @@ func (e *Engine) settleFused(ctx context.Context, tx *stepTx, l *lane, f *fusion
 	var began, ended []float64
 	for _, step := range f.steps {
 		s.events = append(s.events, l.g.event(l.sagaID, task{node: l.g.index[step.name], direction: Do}, step.rec))
-		names, results, attempts = append(names, step.name), append(results, string(step.rec.result)), append(attempts, step.attempt)
+		if err := e.keep(ctx, tx, &settlement{g: l.g, key: l.key, rec: step.rec}); err != nil {
+			return false, err
+		}
+		names, results, attempts = append(names, step.name), append(results, string(step.rec.stored)), append(attempts, step.attempt)
 		began, ended = append(began, time.Since(step.began).Seconds()), append(ended, time.Since(step.ended).Seconds())
 	}
 	if s.state.Ended() {

@@ -26,7 +26,8 @@ type graph struct {
 	preds, succs [][]int  // direct, ascending
 	descendants  [][]bool // descendants[i][j]: j comes after i, directly or not
 
-	decodable func(json.RawMessage) error // whether an input fits the input type
+	decodable func(json.RawMessage) error           // whether an input fits the input type
+	subject   func(json.RawMessage) (string, error) // whose data an input is
 }
 
 // maxSteps bounds what is read and planned under a saga's lock.

@@ -3,9 +3,11 @@ package pgengine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -93,7 +95,8 @@ func (s *settlement) happened() (events []Event) {
 	return events
 }
 
-// callHooks has them write what goes with events. input nil: it has yet to be read.
+// callHooks has them write what goes with events. input nil: it has yet to be read. A saga whose subject was erased has nothing
+// to show to a hook: it goes on without.
 func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json.RawMessage, results map[string]json.RawMessage, events []Event) error {
 	for _, ev := range events {
 		h := g.hooks.of(ev)
@@ -101,9 +104,18 @@ func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json
 			continue
 		}
 		if input == nil {
-			err := tx.QueryRow(ctx, sql.SagaLock, ev.SagaID).Scan(nil, nil, nil, &input, nil, nil, nil, nil)
+			var stored json.RawMessage
+			err := tx.QueryRow(ctx, sql.SagaLock, ev.SagaID).Scan(nil, nil, nil, &stored, nil, nil, nil, nil, nil, nil)
 			if err != nil {
 				return answered(err)
+			}
+			input, err = e.open(ctx, tx, atInput(g.name), stored)
+			if errors.Is(err, codec.ErrErased) {
+				e.log.WarnContext(ctx, "no hook is called: the saga's payloads were erased", "saga", g.name, "saga_id", ev.SagaID, "step", ev.Step)
+				return nil
+			}
+			if err != nil {
+				return err
 			}
 		}
 		c := &call{sagaID: ev.SagaID, step: ev.Step, direction: ev.Direction, input: input, results: results}
@@ -118,18 +130,25 @@ func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json
 	return nil
 }
 
-// resultsOf are those that are known under the lock, and the one that is about to be.
-func (s *locked) resultsOf(step string, rec *record) map[string]json.RawMessage {
+// resultsOf are those that are known under the lock, and the one that is about to be. What was erased is missing.
+func (e *Engine) resultsOf(ctx context.Context, tx *stepTx, g *graph, rows []stepRow, step string, rec *record) (map[string]json.RawMessage, error) {
 	results := map[string]json.RawMessage{}
-	for _, r := range s.rows { // by generation: the latest wins
-		if r.direction == Do && r.outcome == "done" {
-			results[r.step] = r.result
+	for _, r := range rows { // by generation: the latest wins
+		if r.direction != Do || r.outcome != "done" {
+			continue
+		}
+		result, err := e.open(ctx, tx, atResult(g.name), r.result)
+		switch {
+		case err == nil:
+			results[r.step] = result
+		case !errors.Is(err, codec.ErrErased):
+			return nil, err
 		}
 	}
 	if rec != nil && rec.outcome == "done" && rec.result != nil {
 		results[step] = rec.result
 	}
-	return results
+	return results, nil
 }
 
 // told tells the listener of what is committed.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/codec"
 )
 
 // lane is a lane of a saga that this process drives. Only the goroutine in [Engine.Run] touches it.
@@ -30,6 +32,8 @@ type lane struct {
 	lastRefusal string
 	sagaAt      State // the saga's state when the lane was taken
 	input       json.RawMessage
+	key         codec.Key                  // that the saga's payloads are under, as its input is
+	unreadable  *codec.Error               // why they can't be decoded; nil: they can
 	results     map[string]json.RawMessage // what is known in this process of the steps that are done
 	doubts      map[string]bool            // steps whose Do is in doubt
 	origins     map[string]string          // of steps that were taken over from another saga: which

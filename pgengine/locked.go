@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -17,6 +18,7 @@ type locked struct {
 	snapshot
 	cause   Cause
 	isChild bool
+	key     codec.Key // that its payloads are under
 	origin
 	rows []stepRow
 	all  []lockedLane
@@ -58,7 +60,7 @@ func readLocked(ctx context.Context, tx *stepTx, g *graph, sagaID string) (*lock
 	var cause []byte
 	err := tx.pipeline(ctx, func(b *pgx.Batch) {
 		b.Queue(sql.SagaLock, sagaID).QueryRow(func(row pgx.Row) error {
-			return row.Scan(nil, nil, &s.state, nil, &cause, nil, &s.isChild, &s.paused, &s.age, &s.traceparent)
+			return row.Scan(nil, nil, &s.state, (*keyScan)(&s.key), &cause, nil, &s.isChild, &s.paused, &s.age, &s.traceparent)
 		})
 		b.Queue(sql.StepList, sagaID).Query(func(rows pgx.Rows) (err error) {
 			s.rows, err = scanSteps(rows)

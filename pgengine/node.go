@@ -60,6 +60,7 @@ type node struct {
 	child    string // the name of the sagas that it starts
 	parallel int    // how many at once
 	inputs   func(context.Context, *call) ([]json.RawMessage, error)
+	subject  func(json.RawMessage) (string, error) // whose data such an input is
 	gather   func([]json.RawMessage) (json.RawMessage, error)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -298,7 +299,15 @@ func (o *obeying) signal(ctx context.Context, c command) (reply, error) {
 			continue
 		}
 		if !kept {
-			if err := guarded(func() error { return n.fits(sent.Payload) }); err != nil {
+			plain, err := o.e.open(ctx, o.tx, atSignal(c.Reason), sent.Payload)
+			if err == nil {
+				err = guarded(func() error { return n.fits(plain) })
+			}
+			switch {
+			case errors.As(err, new(*codec.Error)): // kept: whoever has the key will see whether it fits
+			case transient(err) || sql.State(err) != "":
+				return reply{}, err
+			case err != nil:
 				return refused("its payload does not fit: " + err.Error()), nil
 			}
 			if _, err := o.tx.Exec(ctx, sql.SignalKeep, o.s.sagaID, c.Reason, sent.Key, string(sent.Payload), sent.SentAt); err != nil {
@@ -326,6 +335,13 @@ func (o *obeying) resolve(ctx context.Context, c command) (reply, error) {
 	if err := json.Unmarshal(c.Body, &r); err != nil {
 		return refused("the decision does not read: " + err.Error()), nil
 	}
+	var err error
+	if r.Result, err = o.e.open(ctx, o.tx, atResult(o.g.name), r.Result); err != nil {
+		if errors.As(err, new(*codec.Error)) {
+			return refused(err.Error()), nil
+		}
+		return reply{}, err
+	}
 	i, ok := o.g.index[r.Step]
 	if !ok {
 		return refused("there is no such step"), nil
@@ -339,7 +355,6 @@ func (o *obeying) resolve(ctx context.Context, c command) (reply, error) {
 	l := o.snap.lanes[at]
 	t := task{node: i, direction: l.direction, generation: l.generation}
 	var rec *record
-	var err error
 	switch {
 	case c.Kind == "skip":
 		rec, err = o.g.skip(l)
@@ -355,7 +370,13 @@ func (o *obeying) resolve(ctx context.Context, c command) (reply, error) {
 	if _, err := o.tx.Exec(ctx, sql.LaneDissolve, o.s.sagaID, l.id, false); err != nil {
 		return reply{}, answered(err)
 	}
-	one := settlement{sagaID: o.s.sagaID, g: o.g, from: o.s.from, at: t, step: r.Step, rec: rec}
+	one := settlement{sagaID: o.s.sagaID, g: o.g, from: o.s.from, at: t, step: r.Step, rec: rec, key: o.snap.key}
+	if err := o.e.keep(ctx, o.tx, &one); err != nil {
+		if errors.As(err, new(*codec.Error)) {
+			return refused(err.Error()), nil
+		}
+		return reply{}, err
+	}
 	if _, err := o.tx.Exec(ctx, sql.Settle, one.args()...); err != nil {
 		return reply{}, answered(err)
 	}

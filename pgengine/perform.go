@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -219,5 +220,5 @@ func mayHaveHappened(n *node, err error) bool {
 
 // inStep puts the saga into the context of functions that get a transaction, for the messages they write.
 func (e *Engine) inStep(ctx context.Context, l *lane) context.Context {
-	return sql.WithStep(ctx, l.sagaID, l.node().name)
+	return codec.WithKey(sql.WithStep(ctx, l.sagaID, l.node().name), e.codec, l.key)
 }

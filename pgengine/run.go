@@ -145,6 +145,9 @@ func (e *Engine) advance(ctx context.Context, l *lane) (moved bool, err error) {
 
 func (e *Engine) perform(ctx context.Context, l *lane) (moved bool, err error) {
 	n := l.node()
+	if l.unreadable != nil {
+		return e.closed(ctx, l)
+	}
 	if l.at.direction == Do && l.sagaAt != Running && !(l.onward() && l.inDoubt) {
 		return false, errTurnedBack
 	}

@@ -106,8 +106,9 @@ func (s Saga[I]) definition() (*graph, []error) {
 	g.hooks = hooks{start: hookOf(s.OnStart), step: hookOf(s.OnStep), end: hookOf(s.OnEnd)}
 	g.decodable = func(raw json.RawMessage) error {
 		var in I
-		return json.Unmarshal(raw, &in)
+		return decode(raw, &in)
 	}
+	g.subject = subjectIn[I]
 	return g, problems
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -17,6 +18,7 @@ import (
 type record struct {
 	outcome string // done, failed, nothing, skipped
 	result  json.RawMessage
+	stored  json.RawMessage // result as it is stored; see keep
 	inDoubt bool
 	err     string
 	note    string // of an operator, or a Recover
@@ -36,6 +38,7 @@ type settlement struct {
 	cause   *Cause
 	others  lanes
 	g       *graph
+	key     codec.Key // that rec's result is to be under
 	worker  string
 	attempt int
 	token   *int64
@@ -48,7 +51,7 @@ type settlement struct {
 
 func (l *lane) settlement(from ...State) settlement {
 	s := settlement{sagaID: l.sagaID, lane: l, at: l.at, g: l.g, worker: l.opts.Worker, attempt: l.attempt + 1, token: &l.token, laneID: &l.id}
-	s.step, s.isChild, s.born = l.name(), l.isChild, l.born
+	s.step, s.isChild, s.born, s.key = l.name(), l.isChild, l.born, l.key
 	for _, f := range from {
 		s.from = append(s.from, string(f))
 	}
@@ -62,8 +65,8 @@ func (s *settlement) args() []any {
 	var nextGeneration *int
 	if s.rec != nil {
 		outcome, doubt, took = &s.rec.outcome, s.rec.inDoubt, s.rec.took.Seconds()
-		if s.rec.result != nil {
-			text := string(s.rec.result)
+		if s.rec.stored != nil {
+			text := string(s.rec.stored)
 			result = &text
 		}
 		failure, note = optional(s.rec.err), optional(s.rec.note)
@@ -128,6 +131,9 @@ func (e *Engine) settle(ctx context.Context, tx *stepTx, l *lane, rec *record) (
 	defer cancel()
 	if rec.outcome == "done" && l.at.direction == Do {
 		if s, ok := l.straight(rec); ok && !l.paused {
+			if err := e.keep(ctx, tx, &s); err != nil {
+				return false, err
+			}
 			l.remember(rec) // first: if the COMMIT's answer gets lost, the lane may go on all the same
 			fenced := true  // until the first statement has gone through; what fails then is the COMMIT
 			err := tx.commit(ctx, func(b *pgx.Batch) {
@@ -177,7 +183,7 @@ func (s *settlement) queue(b *pgx.Batch) *pgx.QueuedQuery {
 	if !s.lane.taken {
 		fence = sql.SettleFirst
 	}
-	first := b.Queue(fence, s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.result), s.rec.took.Seconds())
+	first := b.Queue(fence, s.sagaID, s.laneID, s.token, s.step, s.attempt, s.worker, string(s.rec.stored), s.rec.took.Seconds())
 	s.queueMove(b)
 	return first
 }
@@ -218,6 +224,9 @@ func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
 		if s, ok := l.straight(rec); ok {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 			defer cancel()
+			if err := e.keep(ctx, e.pool, &s); err != nil {
+				return false, err
+			}
 			b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
 			s.queue(b)
 			err := e.pool.SendBatch(ctx, b).Close()
@@ -353,7 +362,9 @@ func (e *Engine) decideStep(ctx context.Context, tx *stepTx, l *lane, snap *lock
 	if rec != nil && rec.outcome == "done" && l.at.direction == Do && !l.node().outside() && snap.state != Running {
 		return false, errTurnedBack
 	}
-	l.learn(snap.rows)
+	if err := e.learn(ctx, tx, l, snap.rows); err != nil {
+		return false, err
+	}
 	s := l.settlement(snap.state)
 	s.rec = rec
 	if rec != nil {
@@ -406,9 +417,16 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		if s.lane != nil {
 			input = s.lane.input
 		}
-		if err := e.callHooks(ctx, tx, s.g, input, snap.resultsOf(s.step, s.rec), s.events); err != nil {
+		results, err := e.resultsOf(ctx, tx, s.g, snap.rows, s.step, s.rec)
+		if err == nil {
+			err = e.callHooks(ctx, tx, s.g, input, results, s.events)
+		}
+		if err != nil {
 			return false, err
 		}
+	}
+	if err := e.keep(ctx, tx, &s); err != nil {
+		return false, err
 	}
 	failpoint.Hit("settle.before")
 	err := tx.commit(ctx, func(b *pgx.Batch) {

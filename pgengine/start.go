@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/internal/tracing"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -30,6 +31,8 @@ type StartOptions struct {
 	Version int           // 0: the latest this engine has the code of, else the highest a live worker has
 	// TraceParent is the W3C trace context of the starter. "": that of the span which ctx is in, if it is in one.
 	TraceParent string
+	// Subject says whose data the saga is about, in place of the input's own [Subject].
+	Subject string
 }
 
 // Started is a saga that will run once the transaction commits.
@@ -44,7 +47,8 @@ type Started struct {
 // transaction commits; otherwise they find the saga with their next poll, 100 ms later at most.
 //
 // Errors, after which the transaction must be rolled back: [ErrUnknownSaga], [ErrOtherInput],
-// [ErrTooLarge], an input that does not marshal, and Postgres's own.
+// [ErrTooLarge], an input that does not marshal, and Postgres's own; with a codec, [codec.ErrErased] if the saga's
+// subject was erased.
 func (e *Engine) Start(ctx context.Context, tx pgx.Tx, in Input, opts *StartOptions) (Started, error) {
 	if opts == nil {
 		opts = &StartOptions{}
@@ -57,11 +61,18 @@ func (e *Engine) Start(ctx context.Context, tx pgx.Tx, in Input, opts *StartOpti
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: the input does not marshal: %w", name, err)
 	}
-	return e.start(ctx, tx, name, raw, opts)
+	subject := opts.Subject
+	if subject == "" {
+		if subject, err = subjectOf(in); err != nil {
+			return Started{}, fmt.Errorf("start saga %s: %w", name, err)
+		}
+	}
+	return e.start(ctx, tx, name, raw, subject, opts)
 }
 
 // StartJSON is [Engine.Start] by name, for tools and for services that get their inputs as JSON. If this
-// engine has the saga's code, an input that does not fit its type is refused.
+// engine has the saga's code, an input that does not fit its type is refused. Without the code only the options can say whose
+// data it is: see [StartOptions.Subject].
 func (e *Engine) StartJSON(ctx context.Context, tx pgx.Tx, name string, input json.RawMessage, opts *StartOptions) (Started, error) {
 	if opts == nil {
 		opts = &StartOptions{}
@@ -69,15 +80,22 @@ func (e *Engine) StartJSON(ctx context.Context, tx pgx.Tx, name string, input js
 	if !json.Valid(input) {
 		return Started{}, fmt.Errorf("start saga %s: the input is not JSON", name)
 	}
+	subject := opts.Subject
 	if g := e.latest[name]; g != nil {
 		if err := g.decodable(input); err != nil {
 			return Started{}, fmt.Errorf("start saga %s: the input does not fit: %w", name, err)
 		}
+		if subject == "" {
+			var err error
+			if subject, err = g.subject(input); err != nil {
+				return Started{}, fmt.Errorf("start saga %s: %w", name, err)
+			}
+		}
 	}
-	return e.start(ctx, tx, name, input, opts)
+	return e.start(ctx, tx, name, input, subject, opts)
 }
 
-func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.RawMessage, opts *StartOptions) (s Started, err error) {
+func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.RawMessage, subject string, opts *StartOptions) (s Started, err error) {
 	ctx, span := e.startSpan(ctx, name, opts.TraceParent)
 	defer func() { endStart(span, s, err) }()
 	if len(raw) > e.maxPayload {
@@ -110,8 +128,12 @@ func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.Raw
 	if tags == nil {
 		tags = []string{}
 	}
-	err = tx.QueryRow(ctx, sql.Start, name, string(raw), optional(opts.Key), tags, version, timeout,
-		id.String(), optional(tracing.Of(ctx)), e.maxPayload, registered).Scan(&id, &s.Version, &s.Existed)
+	stored, err := e.sealInput(ctx, tx, name, raw, subject, opts.Key != "")
+	if err != nil {
+		return Started{}, fmt.Errorf("start saga %s: %w", name, err)
+	}
+	err = tx.QueryRow(ctx, sql.Start, name, string(stored), optional(opts.Key), tags, version, timeout,
+		id.String(), optional(tracing.Of(ctx)), max(e.maxPayload, len(stored)), registered).Scan(&id, &s.Version, &s.Existed)
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: %w", name, named(err))
 	}
@@ -136,7 +158,7 @@ func optional(s string) *string {
 func named(err error) error {
 	sentinel := map[string]error{
 		sql.StateNoSaga: ErrNotFound, sql.StateUnknownSaga: ErrUnknownSaga,
-		sql.StateOtherInput: ErrOtherInput, sql.StateInputTooLong: ErrTooLarge, sql.StateNoSignal: ErrNoSignal,
+		sql.StateOtherInput: ErrOtherInput, sql.StateErased: codec.ErrErased, sql.StateInputTooLong: ErrTooLarge, sql.StateNoSignal: ErrNoSignal,
 	}[sql.State(err)]
 	if sentinel == nil {
 		return err

@@ -104,7 +104,7 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 	id = parsed.String()
 	// One snapshot, so that a step is seen either as claimed or as ended.
 	err = pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if err := head(ctx, tx, id, &s); err != nil {
+		if err := e.head(ctx, tx, id, &s); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, sql.StepDetail, id)
@@ -121,6 +121,11 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 		})
 		if err != nil {
 			return err
+		}
+		for i := range s.Steps {
+			if err := e.shown(ctx, tx, atResult(s.Name), &s.Steps[i].Result); err != nil {
+				return err
+			}
 		}
 		rows, err = tx.Query(ctx, sql.AttemptList, id)
 		if err != nil {
@@ -145,10 +150,15 @@ func (e *Engine) Get(ctx context.Context, id string) (Status, error) {
 			g.Payload = payload
 			return g, err
 		})
+		for i := range s.Signals {
+			if err == nil {
+				err = e.shown(ctx, tx, atSignal(s.Signals[i].Name), &s.Signals[i].Payload)
+			}
+		}
 		return err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		s, err = archived(ctx, e.pool, id)
+		s, err = e.archived(ctx, e.pool, id)
 	}
 	if err == nil {
 		err = e.annotate(ctx, &s)
@@ -169,7 +179,7 @@ func (e *Engine) annotate(ctx context.Context, s *Status) (err error) {
 }
 
 // archived reads a saga from the archive.
-func archived(ctx context.Context, db sql.Querier, id string) (s Status, err error) {
+func (e *Engine) archived(ctx context.Context, db sql.Querier, id string) (s Status, err error) {
 	var input, output []byte
 	err = db.QueryRow(ctx, sql.ArchiveGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
 		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &output, &s.Parent, &s.ParentStep, &s.Steps, &s.Attempts, &s.Signals, &s.Children)
@@ -177,16 +187,40 @@ func archived(ctx context.Context, db sql.Querier, id string) (s Status, err err
 		err = ErrNotFound
 	}
 	s.Input, s.Output, s.Archived = input, output, true
-	return s, err
+	if err != nil {
+		return s, err
+	}
+	for i := range s.Steps {
+		if err := e.shown(ctx, db, atResult(s.Name), &s.Steps[i].Result); err != nil {
+			return s, err
+		}
+	}
+	for i := range s.Signals {
+		if err := e.shown(ctx, db, atSignal(s.Signals[i].Name), &s.Signals[i].Payload); err != nil {
+			return s, err
+		}
+	}
+	return s, e.shownEnds(ctx, db, &s)
+}
+
+// shownEnds decodes input and output.
+func (e *Engine) shownEnds(ctx context.Context, db sql.Querier, s *Status) error {
+	if err := e.shown(ctx, db, atInput(s.Name), &s.Input); err != nil {
+		return err
+	}
+	return e.shown(ctx, db, atResult(s.Name), &s.Output)
 }
 
 // head reads what a saga is, without its steps.
-func head(ctx context.Context, db sql.Querier, id string, s *Status) error {
+func (e *Engine) head(ctx context.Context, db sql.Querier, id string, s *Status) error {
 	var input, output []byte
 	err := db.QueryRow(ctx, sql.SagaGet, id).Scan(&s.ID, &s.Name, &s.Version, &s.State, &s.Key, &s.Tags, &input,
 		&s.Cause, &s.CreatedAt, &s.Deadline, &s.EndedAt, &s.PausedAt, &output, &s.Parent, &s.ParentStep)
 	s.Input, s.Output = input, output
-	return err
+	if err != nil {
+		return err
+	}
+	return e.shownEnds(ctx, db, s)
 }
 
 // Filter chooses what List gives. Zero fields choose all.

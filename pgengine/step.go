@@ -215,7 +215,7 @@ func given(fs ...any) []bool {
 // typedCall gives each call an input of its own, so that no step can change what another sees.
 func typedCall[I Input](c *call) (Call[I], error) {
 	typed := Call[I]{SagaID: c.sagaID, Step: c.step, Attempt: c.attempt, c: c}
-	if err := json.Unmarshal(c.input, &typed.Input); err != nil {
+	if err := decode(c.input, &typed.Input); err != nil {
 		return typed, Terminal(fmt.Errorf("the stored input does not fit %T: %w", typed.Input, err))
 	}
 	return typed, nil
@@ -242,7 +242,7 @@ func withResult[I Input, R any](c *call, raw json.RawMessage, f func(Call[I], R)
 	}
 	var r R
 	if raw != nil {
-		if err := json.Unmarshal(raw, &r); err != nil {
+		if err := decode(raw, &r); err != nil {
 			return Terminal(fmt.Errorf("the stored result of %s does not fit %T: %w", c.step, r, err))
 		}
 	}

@@ -43,9 +43,9 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 		return row.Scan(nil, nil, &l.sagaAt, &input, &cause, &left, &l.isChild, nil, &from.age, &from.traceparent)
 	})
 	b.Queue(claim, args...).QueryRow(func(row pgx.Row) error { return l.scan(row) })
-	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) error {
-		outcomes, err := scanSteps(rows)
-		l.learn(outcomes)
+	var outcomes []stepRow
+	b.Queue(sql.StepList, l.sagaID).Query(func(rows pgx.Rows) (err error) {
+		outcomes, err = scanSteps(rows)
 		return err
 	})
 	err := e.pool.SendBatch(ctx, b).Close()
@@ -55,10 +55,16 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 	if err != nil {
 		return answered(err)
 	}
-	l.input = input
 	l.setDeadline(left)
 	l.origin = from.complete()
-	return json.Unmarshal(cause, &l.cause)
+	if err := json.Unmarshal(cause, &l.cause); err != nil {
+		return err
+	}
+	l.unreadable = nil
+	if err := e.understand(ctx, l, input); err != nil {
+		return err
+	}
+	return e.learn(ctx, e.pool, l, outcomes)
 }
 
 // peek learns what the first step must know, and takes nothing: a TxStep has no effect before its commit,
@@ -75,10 +81,10 @@ func (e *Engine) peek(ctx context.Context, l *lane) error {
 	if err != nil {
 		return answered(err)
 	}
-	l.at, l.input, l.results, l.queue = l.g.first()[0], input, map[string]json.RawMessage{}, defaultQueue
+	l.at, l.results, l.queue = l.g.first()[0], map[string]json.RawMessage{}, defaultQueue
 	l.setDeadline(left)
 	l.origin = from.complete()
-	return nil
+	return e.understand(ctx, l, input)
 }
 
 // begin takes the lane that a start has left, and puts it at the first step. Nothing has happened in the
@@ -121,10 +127,10 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	if here == nil {
 		return errLost // every first step has a queue of its own
 	}
-	l.at, l.input, l.results, l.queue, l.taken = *here, input, map[string]json.RawMessage{}, defaultQueue, true
+	l.at, l.results, l.queue, l.taken = *here, map[string]json.RawMessage{}, defaultQueue, true
 	l.setDeadline(left)
 	l.origin = from.complete()
-	return nil
+	return e.understand(ctx, l, input)
 }
 
 // setDeadline is told how long the saga has left by the database's clock, in seconds; nil: for ever.
@@ -155,7 +161,7 @@ func (e *Engine) locate(ctx context.Context, l *lane) error {
 }
 
 // learn remembers what the steps' outcomes mean for later calls.
-func (l *lane) learn(outcomes []stepRow) {
+func (e *Engine) learn(ctx context.Context, db sql.Querier, l *lane, outcomes []stepRow) error {
 	if l.results == nil {
 		l.results = map[string]json.RawMessage{}
 	}
@@ -172,7 +178,12 @@ func (l *lane) learn(outcomes []stepRow) {
 			l.origins[r.step] = r.origin
 		}
 		if r.outcome == "done" {
-			l.results[r.step] = r.result
+			result, err := e.open(ctx, db, atResult(l.g.name), r.result)
+			if err = l.excuse(err); err != nil {
+				return err
+			}
+			l.results[r.step] = result
 		}
 	}
+	return nil
 }

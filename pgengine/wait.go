@@ -53,10 +53,10 @@ func (e *Engine) Wait(ctx context.Context, id string) (Status, error) {
 		timer.Stop()
 		var s Status
 		if err == nil {
-			err = head(ctx, e.pool, id, &s)
+			err = e.head(ctx, e.pool, id, &s)
 		}
 		if errors.Is(err, pgx.ErrNoRows) {
-			s, err = archived(ctx, e.pool, id)
+			s, err = e.archived(ctx, e.pool, id)
 			s.Steps, s.Attempts, s.Signals, s.Children = nil, nil, nil, nil
 		}
 		if err != nil {

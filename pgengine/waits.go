@@ -43,11 +43,14 @@ func (e *Engine) awaited(ctx context.Context, l *lane, instead json.RawMessage, 
 	came := false
 	failpoint.Hit("await.before")
 	moved, err := e.underLock(ctx, l, func(ctx context.Context, tx *stepTx, snap *locked) (bool, error) {
-		var payload []byte
-		err := tx.QueryRow(ctx, sql.SignalTake, l.sagaID, n.signal, n.name).Scan(&payload)
+		var payload json.RawMessage
+		err := tx.QueryRow(ctx, sql.SignalTake, l.sagaID, n.signal, n.name).Scan((*[]byte)(&payload))
 		came = err == nil
 		switch {
 		case came:
+			if payload, err = e.open(ctx, tx, atSignal(n.signal), payload); err != nil {
+				return false, err
+			}
 		case !errors.Is(err, pgx.ErrNoRows):
 			return false, answered(err)
 		case f != nil:

@@ -25,6 +25,9 @@ const (
 	StateNoDeadLetter = "PS021" // there is no such dead letter
 	StateTooOld       = "PS030" // the event is older than what the inbox remembers
 	StateFuture       = "PS031" // the time of the event lies too far ahead
+	StateErased       = "PS040" // the subject's key was destroyed
+	StateNoSubject    = "PS041" // there is no such subject
+	StateInUse        = "PS042" // sagas of the subject have not ended, or messages wait
 )
 
 // State is the SQLSTATE of err, or "" if Postgres did not answer with one.

@@ -35,6 +35,7 @@ CREATE TABLE pgsagaz.saga (
     parent_id   uuid,                       -- of a child: whose step it is
     parent_step text,
     parent_item integer,
+    data_key    uuid,                       -- of whom its payloads are, if they are encrypted; see 0020_codec
     CONSTRAINT saga_ends_with_its_state_and_turns_back_for_a_cause CHECK (
         (ended_at IS NOT NULL) = (state >= 'completed') AND (cause IS NOT NULL) = (state NOT IN ('running', 'completed')))
 ) WITH (fillfactor = 80);
@@ -42,6 +43,7 @@ CREATE TABLE pgsagaz.saga (
 -- is found through its lanes.
 CREATE INDEX saga_name_idx ON pgsagaz.saga (name, id);
 CREATE INDEX saga_key_idx ON pgsagaz.saga (key) WHERE key IS NOT NULL;
+CREATE INDEX saga_data_key_idx ON pgsagaz.saga (data_key) WHERE data_key IS NOT NULL;
 CREATE INDEX saga_tags_idx ON pgsagaz.saga USING gin (tags) WHERE tags <> '{}';
 CREATE INDEX saga_paused_idx ON pgsagaz.saga (id) WHERE paused_at IS NOT NULL; -- few
 
@@ -80,7 +82,7 @@ CREATE TABLE pgsagaz.start_key (
     name       text NOT NULL,
     key        text NOT NULL CHECK (octet_length(key) BETWEEN 1 AND 512),
     saga_id    uuid NOT NULL,
-    input_hash bytea NOT NULL,              -- sha-256 of the canonical input
+    input_hash bytea NOT NULL,              -- sha-256 of the canonical input; of an encoded one 1 and its fingerprint
     created_at timestamptz NOT NULL DEFAULT pgsagaz.now(),
     PRIMARY KEY (name, key)
 );

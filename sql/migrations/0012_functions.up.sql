@@ -45,6 +45,8 @@ DECLARE
     before    pgsagaz.start_key;
     known     pgsagaz.definition;
     falls_due timestamptz;
+    encoded   boolean := left(p_input::text, 13) = '{"pgsagaz":1,'; -- by package codec
+    sealed_by uuid;
 BEGIN
     IF p_name IS NULL OR p_input IS NULL THEN
         RAISE EXCEPTION 'pgsagaz: start needs a saga name and an input' USING ERRCODE = 'PS007';
@@ -54,6 +56,16 @@ BEGIN
             USING ERRCODE = 'PS008';
     END IF;
     PERFORM pgsagaz.durable();
+    IF encoded THEN
+        sealed_by := nullif((p_input ->> 'key')::uuid, '00000000-0000-0000-0000-000000000000');
+    END IF;
+    IF sealed_by IS NOT NULL THEN
+        -- The starter may have the key in memory, and it may have been erased meanwhile. Whoever erases it waits for this lock.
+        PERFORM FROM pgsagaz.data_key k WHERE k.id = sealed_by AND k.erased_at IS NULL FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'pgsagaz: the subject of this saga was erased' USING ERRCODE = 'PS040';
+        END IF;
+    END IF;
 
     version := p_version;
     IF version IS NULL OR p_registered THEN
@@ -84,13 +96,19 @@ BEGIN
         EXCEPTION WHEN data_exception OR program_limit_exceeded THEN -- "\u0000", "\ud800" and 1e200000 are JSON, and not jsonb
             canonical := p_input::text;
         END;
+        -- Of two encoded inputs nobody sees whether they are the same, but for a fingerprint under the subject's key. A child's
+        -- has none: it is started from the one row of its.
         hash := sha256(convert_to(canonical, 'UTF8'));
+        IF encoded THEN
+            hash := coalesce('\x01'::bytea || decode(p_input ->> 'same', 'base64'), hash);
+        END IF;
         -- Two starts of one key at once: the second waits here for the first's commit, and then finds it.
         INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash) VALUES (p_name, p_key, id, hash)
             ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
             SELECT k.* INTO STRICT before FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key;
-            IF before.input_hash <> hash THEN
+            -- One that was plain and one that is encoded can't be compared (the codec was switched on in between): the key decides.
+            IF before.input_hash <> hash AND octet_length(before.input_hash) = octet_length(hash) THEN
                 RAISE EXCEPTION 'pgsagaz: saga % with key % was started with another input', p_name, p_key
                     USING ERRCODE = 'PS006', DETAIL = 'It is saga ' || before.saga_id || '.';
             END IF;
@@ -103,8 +121,8 @@ BEGIN
     END IF;
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
-    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline)
-        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent, falls_due);
+    INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline, data_key)
+        VALUES (id, p_name, version, p_key, p_tags, p_input, p_traceparent, falls_due, sealed_by);
     IF falls_due IS NOT NULL THEN
         INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES (start.id, falls_due);
     END IF;

@@ -20,9 +20,11 @@ CREATE TABLE pgsagaz.archive (
     attempts    json NOT NULL,
     signals     json NOT NULL,
     children    json NOT NULL,
+    data_key    uuid,
     PRIMARY KEY (id, ended_at)
 ) PARTITION BY RANGE (ended_at);
 CREATE INDEX archive_name_idx ON pgsagaz.archive (name, id);
+CREATE INDEX archive_data_key_idx ON pgsagaz.archive (data_key) WHERE data_key IS NOT NULL;
 CREATE INDEX archive_key_idx ON pgsagaz.archive (key) WHERE key IS NOT NULL;
 
 -- The smallest UUIDv7 of a time.
@@ -90,7 +92,7 @@ BEGIN
         SELECT DISTINCT (ended_at AT TIME ZONE 'UTC')::date AS day FROM pgsagaz.saga WHERE id = ANY (family)) d;
 
     INSERT INTO pgsagaz.archive (id, name, version, state, key, tags, input, output, cause, traceparent, parent_id, parent_step,
-                                 created_at, deadline, ended_at, steps, attempts, signals, children)
+                                 created_at, deadline, ended_at, steps, attempts, signals, children, data_key)
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.input,
            (SELECT r.result FROM pgsagaz.step r
             WHERE s.state = 'completed' AND r.saga_id = s.id AND r.direction = 'do' AND r.outcome = 'done' AND r.step = d.graph ->> 'output'
@@ -111,7 +113,8 @@ BEGIN
            coalesce((SELECT json_agg(json_build_object(
                         'step', c.step, 'item', c.item, 'id', coalesce(c.saga_id::text, ''), 'name', c.name, 'state', coalesce(c.state::text, 'waiting'))
                         ORDER BY c.step, c.item)
-                     FROM pgsagaz.child c WHERE c.parent_id = s.id), '[]')
+                     FROM pgsagaz.child c WHERE c.parent_id = s.id), '[]'),
+           s.data_key
     FROM pgsagaz.saga s LEFT JOIN pgsagaz.definition d USING (name, version)
     WHERE s.id = ANY (family);
     GET DIAGNOSTICS moved = ROW_COUNT;

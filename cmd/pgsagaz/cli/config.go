@@ -19,6 +19,8 @@ type config struct {
 	json                   bool
 	actor                  string
 	logLevel, logFormat    string
+	codecKeys              string
+	codecCompress          bool
 
 	poolSize, maxWorkers                int
 	queues                              []string
@@ -79,6 +81,8 @@ func (c *config) settings() []setting {
 		{&c.json, "json", "PGSAGAZ_JSON", false, "print JSON"},
 		{&c.logLevel, "log-level", "PGSAGAZ_LOG_LEVEL", "", "debug, info, warn or error (default: info for worker, warn otherwise)"},
 		{&c.logFormat, "log-format", "PGSAGAZ_LOG_FORMAT", "text", "text or json"},
+		{secret{&c.codecKeys, showKeys}, "codec-keys", "PGSAGAZ_CODEC_KEYS", "", "the keys that encrypt payloads, each as name:base64, by commas or lines, the current one first; better by a file than as a flag that others can see (default: payloads are not encrypted)"},
+		{&c.codecCompress, "codec-compress", "PGSAGAZ_CODEC_COMPRESS", false, "compress payloads"},
 
 		// Commands that ask something of a saga:
 		{&c.actor, "actor", "PGSAGAZ_ACTOR LOGNAME USER", "", "who asks, for the audit (default: the user of the database's session)"},

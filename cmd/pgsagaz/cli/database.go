@@ -143,7 +143,7 @@ func (a *app) withEngine(ctx context.Context, f func(*pgengine.Engine) error) er
 		if err := sql.CheckVersion(ctx, pool); err != nil {
 			return err
 		}
-		engine, err := pgengine.New(pool, pgengine.Config{Logger: a.logger(slog.LevelWarn)})
+		engine, err := pgengine.New(pool, pgengine.Config{Logger: a.logger(slog.LevelWarn), Codec: a.codec})
 		if err != nil {
 			return err
 		}

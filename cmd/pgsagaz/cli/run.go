@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 )
@@ -23,6 +24,7 @@ import (
 type Program struct {
 	Sagas []pgengine.Definition // the ones that the command worker works
 	Demo  bool                  // adds the command demo
+	Codec *codec.Codec          // of payloads, in place of what --codec-keys says; nil: by the settings
 
 	// Publishers are brokers of the program's own that --broker may name, by the scheme of their addresses, beside Kafka,
 	// RabbitMQ, Redis and memory.
@@ -88,7 +90,8 @@ func (p Program) Run(ctx context.Context, s Streams) int {
 type app struct {
 	Program
 	Streams
-	cfg config
+	cfg   config
+	codec *codec.Codec // nil: payloads are stored as they are
 }
 
 func (a *app) root() *cobra.Command {
@@ -103,11 +106,15 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
-	a.cfg.bind(root.PersistentFlags(), "config", "database-url", "json", "log-level", "log-format")
+	a.cfg.bind(root.PersistentFlags(), "config", "database-url", "json", "log-level", "log-format", "codec-keys", "codec-compress")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		return a.cfg.complete(cmd, a.Getenv, func(scheme string) bool { return a.Publishers[scheme] != nil })
+		err := a.cfg.complete(cmd, a.Getenv, func(scheme string) bool { return a.Publishers[scheme] != nil })
+		if err != nil {
+			return err
+		}
+		return a.useCodec(cmd)
 	}
-	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.check(), a.bench(), a.config(root), a.version())
+	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.codecCommand(), a.check(), a.bench(), a.config(root), a.version())
 	if a.Demo {
 		root.AddCommand(a.demo())
 	}

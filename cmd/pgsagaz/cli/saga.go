@@ -17,7 +17,8 @@ import (
 func (a *app) saga() *cobra.Command {
 	cmd := &cobra.Command{Use: "saga", Short: "List, show, start and control sagas", Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(a.sagaList(), a.sagaShow(), a.sagaStart(), a.sagaCancel(), a.sagaPause(), a.sagaResume(), a.sagaRetry(),
-		a.sagaSkip(), a.sagaResolve(), a.sagaRestart(), a.sagaSignal(), a.sagaVersions(), a.sagaHistory(), a.sagaWatch(), a.sagaGraph(), a.sagaPlan())
+		a.sagaSkip(), a.sagaResolve(), a.sagaRestart(), a.sagaSignal(), a.sagaVersions(), a.sagaHistory(), a.sagaWatch(), a.sagaGraph(), a.sagaPlan(),
+		a.sagaErase(), a.sagaExport())
 	return cmd
 }
 

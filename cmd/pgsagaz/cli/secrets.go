@@ -73,3 +73,16 @@ func dsnError(err error) error {
 	}
 	return errors.New(why)
 }
+
+// showKeys names the keys of a keyring, and shows none.
+func showKeys(keys string) string {
+	var names []string
+	for _, item := range strings.FieldsFunc(keys, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) }) {
+		name, _, ok := strings.Cut(item, ":")
+		if !ok {
+			return masked
+		}
+		names = append(names, name+":"+masked)
+	}
+	return strings.Join(names, ",")
+}

@@ -64,6 +64,7 @@ func (a *app) sagaStart() *cobra.Command {
 	flags.StringArrayVar(&o.Tags, "tag", nil, "a tag to find the saga by; may be repeated")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "turn back if it has not ended by then (default: the saga's own)")
 	flags.IntVar(&o.Version, "saga-version", 0, "its version (default: the highest that a live worker has)")
+	flags.StringVar(&o.Subject, "subject", "", "whose data it is about, if payloads are encrypted")
 	flags.BoolVar(&follow, "wait", false, "wait for its end")
 	return cmd
 }

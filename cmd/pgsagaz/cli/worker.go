@@ -82,7 +82,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		run, leases = append(run, relay.Run), append(leases, relay.Ready)
 		checks = append(checks, check{"broker", func(context.Context) error { return relay.BrokerReady() }})
 	}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: log, Registry: registry, TracerProvider: a.TracerProvider})
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: log, Registry: registry, TracerProvider: a.TracerProvider, Codec: a.codec})
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnCon
 		Name: a.cfg.workerID, Lease: a.cfg.relayLease, Poll: a.cfg.poll, NoListen: a.cfg.noListen, Direct: direct,
 		Optimistic: &outbox.Optimistic{Enabled: !a.cfg.noOptimistic}, Archive: a.cfg.keepMessages, MaxPending: int64(a.cfg.maxPending),
 		Retry:  outbox.Retry{MaxAttempts: a.cfg.rejectedAttempts, Then: outbox.Verdict(a.cfg.onRejected)},
-		Logger: a.logger(slog.LevelInfo), Registry: registry, TracerProvider: a.TracerProvider,
+		Logger: a.logger(slog.LevelInfo), Registry: registry, TracerProvider: a.TracerProvider, Codec: a.codec,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(&usageError{err}, publisher.Close())

@@ -1,0 +1,3 @@
+-- made_by: what this transaction has made itself may yet roll back.
+SELECT id::text, subject, key_name, wrapped, coalesce(made_by = pg_current_xact_id_if_assigned(), false)
+FROM pgsagaz.data_key WHERE id = $1
