@@ -25,7 +25,7 @@ func TestRunbooksCommands(t *testing.T) {
 				continue
 			}
 			seen++
-			args := words(line)
+			args := shellWords(line)
 			root := (&app{}).root()
 			cmd, rest, err := root.Find(args)
 			if err == nil {
@@ -44,8 +44,8 @@ func TestRunbooksCommands(t *testing.T) {
 	}
 }
 
-// words splits a line of shell that quotes with ' alone.
-func words(line string) (all []string) {
+// shellWords splits a line of shell that quotes with ' alone.
+func shellWords(line string) (all []string) {
 	for i, part := range strings.Split(line, "'") {
 		if i%2 == 1 {
 			all = append(all, part)
