@@ -57,7 +57,7 @@ func TestVerbs(t *testing.T) {
 	contains(t, h.text("saga", "show", s.ID), "restarted as "+again.ID)
 	contains(t, h.text("saga", "restart", s.ID, "--from", "pay"), again.ID)
 	contains(t, h.text("saga", "history", again.ID), "goes on for "+s.ID, "taken over from saga "+s.ID, "the card works now", "ended", "completed")
-	var history struct{ Events []pgengine.Event }
+	var history struct{ Events []pgengine.Entry }
 	h.ok(&history, "saga", "history", again.ID)
 	if n := len(history.Events); n < 6 || history.Events[0].What != "started" || history.Events[n-1].What != "ended" {
 		t.Errorf("%+v", history.Events)
@@ -76,13 +76,13 @@ func TestVerbs(t *testing.T) {
 	}
 	var what []string
 	for line := range strings.Lines(w.stdout) {
-		var e pgengine.Event
+		var e pgengine.Entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%v in %q", err, line)
 		}
 		what = append(what, e.What)
 	}
-	for _, wanted := range []string{"started", "failed", "attempt", "stuck", "asked", "answered", "skipped", "ended"} {
+	for _, wanted := range []string{"started", "failed", "attempt", "asked", "answered", "skipped", "ended"} {
 		if !strings.Contains(strings.Join(what, " "), wanted) {
 			t.Errorf("%q is missing in %q", wanted, what)
 		}
