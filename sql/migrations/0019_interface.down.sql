@@ -22,4 +22,4 @@ DROP FUNCTION pgsagaz.unpause(uuid, text, text);
 DROP FUNCTION pgsagaz.pause(uuid, text, text);
 DROP FUNCTION pgsagaz.cancel(uuid, text, text, boolean);
 DROP FUNCTION pgsagaz.status(uuid);
-UPDATE pgsagaz.schema_info SET version = 17;
+UPDATE pgsagaz.schema_info SET version = 18;

@@ -181,7 +181,7 @@ func TestOperatorsPage(t *testing.T) {
 			page.WriteString(line)
 		case inside && strings.HasPrefix(text, "$ pgsagaz "):
 			page.WriteString(line)
-			out := run(t.Context(), words(ids.command(strings.TrimPrefix(text, "$ pgsagaz ")))...)
+			out := run(t.Context(), shellWords(ids.command(strings.TrimPrefix(text, "$ pgsagaz ")))...)
 			page.WriteString(ids.page(trimmed(out)))
 		case inside: // what it printed last time
 		default:
@@ -220,8 +220,8 @@ func trimmed(text string) string {
 	return b.String()
 }
 
-// words splits a command line as a shell does, as far as the page needs it.
-func words(line string) (args []string) {
+// shellWords splits a command line as a shell does, as far as the page needs it.
+func shellWords(line string) (args []string) {
 	for i, part := range strings.Split(line, `"`) {
 		if i%2 == 1 {
 			args = append(args, part)

@@ -82,7 +82,7 @@ func TestVerbs(t *testing.T) {
 		}
 		what = append(what, e.What)
 	}
-	for _, wanted := range []string{"started", "failed", "attempt", "stuck", "asked", "answered", "skipped", "ended"} {
+	for _, wanted := range []string{"started", "failed", "attempt", "asked", "answered", "skipped", "ended"} {
 		if !strings.Contains(strings.Join(what, " "), wanted) {
 			t.Errorf("%q is missing in %q", wanted, what)
 		}
