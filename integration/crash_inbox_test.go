@@ -83,8 +83,11 @@ func TestCrashOfAConsumerAtEveryPoint(t *testing.T) {
 				}
 			})
 			if strings.HasSuffix(point, "give_back") {
-				p.ready(t)
-				time.Sleep(300 * time.Millisecond)
+				eventually(t, patience, "something takes effect, and more is held", func() bool {
+					var some bool
+					err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM ledger)`).Scan(&some)
+					return err == nil && some
+				})
 				p.term()
 			}
 			if sig := p.wait(t); sig != syscall.SIGKILL {

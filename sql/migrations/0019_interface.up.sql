@@ -90,7 +90,7 @@ BEGIN
              WHERE p.pronamespace = 'pgsagaz'::regnamespace AND NOT p.prosecdef AND p.proname IN (
                  'start', 'signal', 'saga_by_key', 'ask', 'restart', 'publish', 'inbox_claim',
                  'outbox_redrive', 'outbox_drop',
-                 'archive_partition', 'archive_batch', 'archive_retain', 'outbox_archive_day', 'outbox_archive_drop', 'outbox_truncate', 'outbox_rotate',
+                 'archive_partition', 'archive_batch', 'archive_retain', 'outbox_archive_day', 'outbox_archive_drop', 'outbox_truncate', 'outbox_rotate', 'outbox_direct_tend',
                  'inbox_make_partitions', 'inbox_drop_partition') LOOP
         EXECUTE 'ALTER FUNCTION ' || f || ' SECURITY DEFINER SET search_path = pgsagaz, pg_temp';
     END LOOP;
