@@ -291,6 +291,7 @@ func (r *run) trickle(ctx context.Context, before int) error {
 	if err := group.Wait(); ctx.Err() == nil {
 		return err
 	}
+	r.Orders = placed // what the audit is to find
 	return r.watch(context.WithoutCancel(ctx), placed)
 }
 
