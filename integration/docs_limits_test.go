@@ -31,6 +31,8 @@ func Charge(bank Bank) pgengine.Activity[Order, Payment] {
 			Name: "bank", Concurrency: 10, Rate: 2, Per: time.Second,
 			Key: func(c pgengine.Call[Order]) string { return c.Input.Merchant },
 		},
-		Do: func(ctx context.Context, c pgengine.Call[Order]) (Payment, error) { return bank.Charge(ctx, c.Key(), c.Input.Cents) },
+		Do: func(ctx context.Context, c pgengine.Call[Order]) (Payment, error) {
+			return bank.Charge(ctx, c.Key(), c.Input.Cents)
+		},
 	}
 }
