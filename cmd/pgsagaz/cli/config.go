@@ -67,7 +67,7 @@ type setting struct {
 // that holds the value, and it is shown as show tells it.
 type secret struct {
 	value *string
-	show  func(string) string // nil: not at all
+	show  func(string) string
 }
 
 // settings is the one table of what can be configured.

@@ -21,17 +21,6 @@ func hide(s string) string {
 	return masked
 }
 
-// shown is the value without what is secret in it.
-func (s secret) shown() string {
-	switch {
-	case s.show != nil:
-		return s.show(*s.value)
-	case *s.value == "":
-		return ""
-	}
-	return masked
-}
-
 // showDSN is a connection string without what is secret, and without what cannot be told from that.
 func showDSN(dsn string) string {
 	if dsn == "" {

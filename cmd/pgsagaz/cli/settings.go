@@ -61,7 +61,7 @@ func (c *config) inForce() []settingInForce {
 		}
 		switch field := s.field.(type) {
 		case secret:
-			row.Value, row.Secret = field.shown(), true
+			row.Value, row.Secret = field.show(*field.value), true
 		case *string:
 			row.Value = *field
 		case *bool:
