@@ -78,7 +78,7 @@ func TestGoInDocuments(t *testing.T) {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join("..", p))
-		code[p] = bare(string(b))
+		code[p] = bare(strings.ReplaceAll(string(b), "dbsql.", "sql.")) // where database/sql goes by another name than its own
 		return err
 	})
 	if err != nil {
@@ -218,6 +218,10 @@ func TestCommandsInDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serve, err := os.ReadFile("../cmd/pgsagaz/cli/serve.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	checked := 0
 	for page, doc := range documents(t) {
 		for _, w := range commands(doc) {
@@ -270,6 +274,10 @@ func TestCommandsInDocuments(t *testing.T) {
 							bad("docker-compose.yml has no service %s", a)
 						}
 					}
+				}
+			case "curl": // of the worker's own paths
+				if _, p, _ := strings.Cut(c[len(c)-1], ":9464/"); p == "" || !strings.Contains(string(serve), ` /`+p+`"`) && !strings.Contains(string(serve), `"/`+p+`"`) {
+					bad("the worker has no such path")
 				}
 			case "mkdir", "cd", "export":
 			default:

@@ -335,6 +335,9 @@ func TestEveryKeyIsRead(t *testing.T) {
 				t.Errorf("%s: nothing reads %s", name, k)
 			}
 		}
+		if s, ok := got["--http-addr"]; ok && name == "worker" && s.Value != ":9464" {
+			t.Errorf("the worker answers at %v, where no probe reaches it: set PGSAGAZ_HTTP_ADDR to :9464 in configmap.yaml", s.Value)
+		}
 		if err := exec.Command(path, append(c.Args, "--help")...).Run(); err != nil {
 			t.Errorf("%s: pgsagaz %v: %v", name, c.Args, err)
 		}

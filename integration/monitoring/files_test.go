@@ -198,7 +198,7 @@ func panels(t testing.TB) (all []panel) {
 			Targets     []struct{ Expr, RefID, LegendFormat string }
 		}
 	}
-	if err := json.Unmarshal([]byte(read(t, "k8s", "grafana-dashboard.json")), &dashboard); err != nil {
+	if err := json.Unmarshal([]byte(read(t, "k8s", "grafana", "dashboard.json")), &dashboard); err != nil {
 		t.Fatal(err)
 	}
 	ids := map[int]bool{}
