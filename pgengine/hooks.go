@@ -97,7 +97,7 @@ func (s *settlement) happened() (events []Event) {
 
 // callHooks has them write what goes with events. input nil: it has yet to be read. A saga whose subject was erased has nothing
 // to show to a hook: it goes on without.
-func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json.RawMessage, results map[string]json.RawMessage, events []Event) error {
+func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, key codec.Key, input json.RawMessage, results map[string]json.RawMessage, events []Event) error {
 	for _, ev := range events {
 		h := g.hooks.of(ev)
 		if h == nil {
@@ -119,7 +119,7 @@ func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, input json
 			}
 		}
 		c := &call{sagaID: ev.SagaID, step: ev.Step, direction: ev.Direction, input: input, results: results}
-		err := guarded(func() error { return h(sql.WithStep(ctx, ev.SagaID, ev.Step), tx, c, ev) })
+		err := guarded(func() error { return h(codec.WithKey(sql.WithStep(ctx, ev.SagaID, ev.Step), e.codec, key), tx, c, ev) })
 		if err == nil {
 			err = tx.owned()
 		}

@@ -419,7 +419,7 @@ func (e *Engine) decide(ctx context.Context, tx *stepTx, snap *locked, s settlem
 		}
 		results, err := e.resultsOf(ctx, tx, s.g, snap.rows, s.step, s.rec)
 		if err == nil {
-			err = e.callHooks(ctx, tx, s.g, input, results, s.events)
+			err = e.callHooks(ctx, tx, s.g, snap.key, input, results, s.events)
 		}
 		if err != nil {
 			return false, err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -110,13 +111,20 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 			if err := begin(tx); err != nil {
 				return err
 			}
-			return e.callHooks(ctx, tx, l.g, input, nil, []Event{l.g.passage(l.sagaID, Running)})
+			plain, err := e.open(ctx, tx, atInput(l.g.name), input)
+			if errors.Is(err, codec.ErrErased) { // the lane finds out at its first step
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return e.callHooks(ctx, tx, l.g, codec.KeyIn(input), plain, nil, []Event{l.g.passage(l.sagaID, Running)})
 		})
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
-	if errors.As(err, new(*hookError)) {
+	if errors.As(err, new(*hookError)) || errors.As(err, new(*codec.Error)) {
 		return err
 	}
 	if err != nil {
