@@ -220,14 +220,16 @@ func trimmed(text string) string {
 	return b.String()
 }
 
-// shellWords splits a command line as a shell does, as far as the page needs it.
+// shellWords splits a command line as a shell does, as far as the pages need it: quotes of either kind, around whole words.
 func shellWords(line string) (args []string) {
-	for i, part := range strings.Split(line, `"`) {
-		if i%2 == 1 {
-			args = append(args, part)
-			continue
+	for line = strings.TrimSpace(line); line != ""; line = strings.TrimSpace(line) {
+		end := " "
+		if quote := line[:1]; quote == "'" || quote == `"` {
+			line, end = line[1:], quote
 		}
-		args = append(args, strings.Fields(part)...)
+		var word string
+		word, line, _ = strings.Cut(line, end)
+		args = append(args, word)
 	}
 	return args
 }

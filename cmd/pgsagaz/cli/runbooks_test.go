@@ -43,15 +43,3 @@ func TestRunbooksCommands(t *testing.T) {
 		t.Errorf("only %d commands were found", seen)
 	}
 }
-
-// shellWords splits a line of shell that quotes with ' alone.
-func shellWords(line string) (all []string) {
-	for i, part := range strings.Split(line, "'") {
-		if i%2 == 1 {
-			all = append(all, part)
-			continue
-		}
-		all = append(all, strings.Fields(part)...)
-	}
-	return all
-}
