@@ -25,7 +25,7 @@ func TestRunbooksCommands(t *testing.T) {
 				continue
 			}
 			seen++
-			args := shellWords(line)
+			args := runbookWords(line)
 			root := (&app{}).root()
 			cmd, rest, err := root.Find(args)
 			if err == nil {
@@ -44,8 +44,8 @@ func TestRunbooksCommands(t *testing.T) {
 	}
 }
 
-// shellWords splits a line of shell that quotes with ' alone.
-func shellWords(line string) (all []string) {
+// runbookWords splits a line of shell that quotes with ' alone.
+func runbookWords(line string) (all []string) {
 	for i, part := range strings.Split(line, "'") {
 		if i%2 == 1 {
 			all = append(all, part)
