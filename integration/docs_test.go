@@ -279,7 +279,7 @@ func TestCommandsInDocuments(t *testing.T) {
 				if _, p, _ := strings.Cut(c[len(c)-1], ":9464/"); p == "" || !strings.Contains(string(serve), ` /`+p+`"`) && !strings.Contains(string(serve), `"/`+p+`"`) {
 					bad("the worker has no such path")
 				}
-			case "mkdir", "cd", "export":
+			case "mkdir", "cd", "export", "umask":
 			default:
 				bad("nobody looks at such commands")
 			}
