@@ -13,7 +13,7 @@ import (
 // takes seconds in front. (hashicorp/cronexpr reads six fields as five and a year; adhocore/gronx parses an
 // expression again for each time.) Only its parser is used, on clocks that know no summer time: what that does to a
 // schedule is said here.
-var cronParser = cron.NewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow |
+var cronParser = cron.MustNewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow |
 	cron.Descriptor | cron.Extended | cron.DowOrDom).WithMaxSearchYears(12) // 29 February from 2096 to 2104
 
 // cronClock tells the slots of a schedule: a cron expression on the clocks of a time zone.

@@ -144,7 +144,14 @@ func (e *Engine) undoActivity(ctx context.Context, l *lane) (bool, error) {
 	n, rec := l.node(), &record{outcome: "done"}
 	c, raw, found := l.call(), l.results[n.name], true
 	var err error
-	if l.doubts[n.name] {
+	doubt, unwanted := l.doubts[n.name], false
+	if doubt && n.when != nil {
+		// A worker died at it, perhaps before its When was asked. What that refuses was never called, and is not to be called
+		// now to learn its result.
+		wanted, refused := e.wanted(ctx, l)
+		unwanted = refused == nil && !wanted
+	}
+	if doubt && !unwanted {
 		if raw, found, err = e.resolve(ctx, l); found {
 			rec.result = raw
 		}
@@ -152,7 +159,7 @@ func (e *Engine) undoActivity(ctx context.Context, l *lane) (bool, error) {
 	}
 	switch {
 	case err != nil:
-	case !found && n.lookup != nil:
+	case unwanted, !found && n.lookup != nil:
 		rec.outcome = "nothing" // a null compensation: there is nothing to undo
 	default:
 		err = e.attempt(ctx, l, func(ctx context.Context) error { return n.undo(ctx, c, raw) })

@@ -171,6 +171,33 @@ func TestWhen(t *testing.T) {
 	p.want(id, pgengine.Compensated, "a d b:false e -d -a") // what was skipped is not undone
 }
 
+// A step that is to be skipped is not called by the undo of a saga whose worker died at it: nobody knows whether the When
+// had been asked.
+func TestUndoOfAStepThatWasToBeSkipped(t *testing.T) {
+	t.Parallel()
+	c := &calls{}
+	a := c.does("a", nil)
+	b := c.does("b", nil, a)
+	b.When = func(faultCall) bool { return false }
+	var p play
+	saga := pgengine.Saga[fault]{Version: 1, Steps: steps(a, b)}
+	died := false
+	p = play{t: t, calls: c, Sandbox: pgenginetest.NewSandbox(t, sqltest.New(t), pgengine.Inject(saga, func(at pgengine.Point) error {
+		if at.Step == "b" && !died {
+			died = true
+			p.Crash()
+		}
+		return nil
+	}))}
+	id := p.Start(fault{})
+	for !died {
+		p.Work()
+	}
+	p.cancel(id)
+	p.Run()
+	p.has(p.want(id, pgengine.Compensated, "a -a"), "b", pgengine.Undo, "nothing")
+}
+
 func TestWhenThatPanics(t *testing.T) {
 	c := &calls{}
 	a := c.does("a", nil)
