@@ -176,9 +176,9 @@ func (s *Schedule) check() error {
 	case s.CatchUp != CatchUpSkip && s.CatchUp != CatchUpOnce && s.CatchUp != CatchUpAll:
 		return fmt.Errorf("CatchUp is %q; there are %s, %s and %s", string(s.CatchUp), CatchUpSkip, CatchUpOnce, CatchUpAll)
 	case s.Grace < 0 || s.Timeout < 0:
-		return errors.New("neither Grace nor Timeout may be negative")
+		return errors.New("its Grace and Timeout must not be negative")
 	case s.Most < 0 || s.Most > maxMost:
-		return fmt.Errorf("at most %d slots are to be made up, it must be between 1 and %d", s.Most, maxMost)
+		return fmt.Errorf("its Most is %d, it must be between 1 and %d", s.Most, maxMost)
 	}
 	return nil
 }
