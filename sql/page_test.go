@@ -128,5 +128,8 @@ func TestTheSQLPage(t *testing.T) {
 	if n := query[int](t, pool, `SELECT count(*)::int FROM pgsagaz.outbox WHERE topic = 'orders.placed'`); n != want {
 		t.Errorf("%d messages are published by %d examples", n, want)
 	}
+	if want < 4 && os.Getenv("PGSAGAZ_TEST_LANGUAGES") == "required" {
+		t.Errorf("examples in only %d languages were run: psql, psycopg (python3-psycopg) or JDBC (a JDK, libpostgresql-jdbc-java) is missing", want)
+	}
 	t.Logf("%d languages", want)
 }
