@@ -42,7 +42,7 @@ func parcels() pgengine.Definition {
 		},
 	}
 	post := pgengine.Activity[parcel, int]{
-		Name: "post", After: pgengine.Steps(pack), Retry: pgengine.NoRetry, Timeout: time.Second,
+		Name: "post", After: pgengine.Steps(pack), Retry: pgengine.NoRetry, Timeout: 20 * time.Second,
 		Do: func(ctx context.Context, c call) (int, error) {
 			if c.Input.Late {
 				<-ctx.Done()
@@ -114,7 +114,7 @@ func TestMetricsOfSagas(t *testing.T) {
 	for _, start := range []struct {
 		in      parcel
 		timeout time.Duration
-	}{{}, {}, {in: parcel{Fail: true}}, {in: parcel{Stick: true}}, {in: parcel{Late: true}, timeout: 300 * time.Millisecond}} {
+	}{{}, {}, {in: parcel{Fail: true}}, {in: parcel{Stick: true}}, {in: parcel{Late: true}, timeout: 3 * time.Second}} {
 		if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 			_, err := e.Start(t.Context(), tx, start.in, &pgengine.StartOptions{Timeout: start.timeout})
 			return err

@@ -52,7 +52,6 @@ type loop struct {
 	shelved            int       // those whose bodies were forgotten
 	bare               []*lane   // with such events in their batch, which is to be read again
 	ackedAt            time.Time // when the broker took something last
-	shelvedAt          time.Time
 
 	nextRead  time.Time
 	lastRead  time.Duration // how long the last one took
@@ -378,7 +377,7 @@ func (l *loop) next(now time.Time) op {
 	}
 	if len(l.spans) > 0 && !now.Before(l.nextRead) {
 		if l.room() == 0 {
-			l.shelve(now)
+			l.shelve()
 		}
 		if l.room() > 0 {
 			return l.reading(now)

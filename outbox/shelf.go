@@ -1,16 +1,12 @@
 package outbox
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
-// shelve makes room for more reading by forgetting the bodies of events that wait for a part of the broker. It does so
-// once for each time that the rest of it is seen to work: in an outage of all of it there is nothing to read on for.
-func (l *loop) shelve(now time.Time) {
-	if !l.ackedAt.After(l.shelvedAt) {
-		return
-	}
+// shelve makes room for more reading by forgetting the bodies of events that wait for a part of the broker: behind them may be
+// some for the rest of it. It does not ask whether that still works. The window may be full of what does not get through, so that
+// nothing could show it. Keys come aside only while others get through, and what is read of the others stays in the
+// window: in an outage of all of the broker the reading ends there.
+func (l *loop) shelve() {
 	for _, x := range l.lanes {
 		for _, it := range x.aside.queue {
 			if it.hold != nil || it.shelved || l.shelved >= shelf {
@@ -19,7 +15,7 @@ func (l *loop) shelve(now time.Time) {
 			l.outstanding--
 			l.bytes -= len(it.event.Payload)
 			l.shelved++
-			it.shelved, l.shelvedAt = true, now
+			it.shelved = true
 			it.strip()
 		}
 	}
