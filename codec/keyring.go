@@ -18,7 +18,9 @@ type Keyring interface {
 	Current() string
 	// Wrap encrypts a data key, and authenticates about.
 	Wrap(ctx context.Context, about, dataKey []byte) ([]byte, error)
-	// Unwrap decrypts what was wrapped by the key of that name. [ErrNoKey] if there is none.
+	// Unwrap decrypts what was wrapped by the key of that name. [ErrNoKey] if there is none; [ErrCorrupt] if the bytes are not
+	// what was once wrapped, which is final. Any other error, of a service that is away or slow, say, is waited out: no
+	// message and no step is given up for it.
 	Unwrap(ctx context.Context, name string, about, wrapped []byte) ([]byte, error)
 }
 
@@ -88,5 +90,9 @@ func (k *staticKeys) Unwrap(_ context.Context, name string, about, wrapped []byt
 	if key == nil {
 		return nil, fmt.Errorf("%w: %q", ErrNoKey, name)
 	}
-	return open(key, about, wrapped)
+	dataKey, err := open(key, about, wrapped)
+	if err != nil {
+		err = errors.Join(ErrCorrupt, err)
+	}
+	return dataKey, err
 }

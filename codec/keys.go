@@ -120,9 +120,6 @@ func (ks *keys) unwrap(ctx context.Context, ring Keyring, r row, place string) (
 	}
 	secret, err := ring.Unwrap(ctx, *r.keyName, about(id), r.wrapped)
 	if err != nil {
-		if !errors.Is(err, ErrNoKey) {
-			err = errors.Join(ErrCorrupt, err)
-		}
 		return nil, &Error{Place: place, Key: id, Err: err}
 	}
 	k, err := newDataKey(id, secret)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/internal/terminal"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
@@ -63,6 +64,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // passing says whether an error of Postgres, or of the way to it, tells nothing about the message: the
 // same transaction may well go through the next time.
 func passing(err error) bool {
+	if c, ok := errors.AsType[*codec.Error](err); ok { // a key that is not to be had here and now
+		return !c.Final()
+	}
 	if errors.As(err, new(*pgconn.ConnectError)) || pgconn.SafeToRetry(err) {
 		return true
 	}

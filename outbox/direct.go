@@ -99,9 +99,12 @@ func (d *Direct) PublishAfterCommit(ctx context.Context, tx pgx.Tx, messages ...
 		if err != nil {
 			return nil, fmt.Errorf("publish message %d of %d (topic %q, key %q) after the commit: %w", i+1, len(messages), m.Topic, m.Key, err)
 		}
-		r.add(m, headers)
 		events[m.ID.String()] = Event{ID: m.ID, Topic: m.Topic, Key: m.Key, RoutingKey: m.RoutingKey, Type: m.Type, Payload: m.Payload, Headers: m.Headers,
 			TraceParent: m.TraceParent, SagaID: sagaID, Step: step}
+		if err := m.seal(ctx, tx); err != nil { // what lies in the table; the broker gets it as it was given
+			return nil, fmt.Errorf("publish message %d of %d (topic %q, key %q) after the commit: %w", i+1, len(messages), m.Topic, m.Key, err)
+		}
+		r.add(m, headers)
 	}
 	if len(messages) == 0 {
 		return func(context.Context) error { return nil }, nil

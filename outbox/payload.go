@@ -60,7 +60,7 @@ func (o *opener) Publish(ctx context.Context, events []Event) []error {
 		}
 		var err error
 		if e.Payload, _, err = o.codec.Decode(ctx, o.db, place(e.ID, e.Topic), e.Payload); err != nil {
-			if errors.Is(err, codec.ErrErased) || errors.Is(err, codec.ErrCorrupt) || errors.Is(err, codec.ErrUnknownKey) {
+			if c, ok := errors.AsType[*codec.Error](err); ok && c.Final() {
 				err = &RejectedError{err}
 			}
 			errs[i] = err

@@ -123,6 +123,9 @@ func (e *Engine) callHooks(ctx context.Context, tx *stepTx, g *graph, key codec.
 		if err == nil {
 			err = tx.owned()
 		}
+		if err != nil && tx.lost(err) { // the database's absence, and nobody's refusal
+			return &unavailableError{err}
+		}
 		if err != nil {
 			return &hookError{err}
 		}

@@ -132,6 +132,9 @@ func (e *Engine) undoTx(ctx context.Context, l *lane) (bool, error) {
 		return false, err
 	}
 	tx.close()
+	if errors.As(err, new(*hookError)) { // the undo is not to blame: it is done again, for as long as the hook takes
+		return false, err
+	}
 	if err = l.blame(tx, err, time.Since(begun)); transient(err) {
 		return false, err
 	}
@@ -184,7 +187,7 @@ func (e *Engine) undoActivity(ctx context.Context, l *lane) (bool, error) {
 		}
 		return moved, err
 	})
-	if err == nil || transient(err) || errors.Is(err, errLost) || ctx.Err() != nil {
+	if err == nil || transient(err) || errors.Is(err, errLost) || ctx.Err() != nil || errors.As(err, new(*hookError)) {
 		return moved, err
 	}
 	return e.failed(ctx, l, failure{err: err, begun: begun})

@@ -97,6 +97,10 @@ func (g *graph) takeOver(old Status, from []string) ([]string, error) {
 			of[s.Step] = s
 		}
 	}
+	triedToUndo := map[string]bool{} // an attempt that failed may have had its effect
+	for _, a := range old.Attempts {
+		triedToUndo[a.Step] = triedToUndo[a.Step] || a.Direction == Undo
+	}
 	kept := []string{}
 	for i, n := range g.nodes {
 		was, ended := did[n.name]
@@ -109,8 +113,10 @@ func (g *graph) takeOver(old Status, from []string) ([]string, error) {
 		switch {
 		case undone && undo.State != string(OutcomeSkipped) && (undo.State != "failed"):
 			return nil, fmt.Errorf("step %s was undone, so that there is nothing to take over: %s", n.name, elsewhere)
-		case undone && undo.State == "failed", was.InDoubt:
+		case undone && undo.State == "failed", was.InDoubt, undone && n.outside() && triedToUndo[n.name]:
 			return nil, fmt.Errorf("nobody knows whether what step %s did stands: %s", n.name, elsewhere)
+		case was.State == "done" && was.Generation > 1 && n.outside():
+			return nil, fmt.Errorf("step %s took effect after it had been undone, and its undo by another key would be its first's: %s", n.name, elsewhere)
 		case was.State == "done" && n.hasChildren() && !g.never(i):
 			return nil, fmt.Errorf("the children of step %s are the old saga's, and could not be taken back: %s", n.name, elsewhere)
 		case was.State == "failed" && !n.optional:

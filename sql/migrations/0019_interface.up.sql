@@ -49,7 +49,8 @@ CREATE FUNCTION pgsagaz.resolve(p_saga uuid, p_step text, p_outcome text, p_resu
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pgsagaz, pg_temp
     AS $$
     SELECT pgsagaz.ask(p_saga, 'resolve', p_actor, p_reason, p_step, jsonb_build_object('outcome', p_outcome),
-                       json_strip_nulls(json_build_object('step', p_step, 'outcome', p_outcome, 'result', p_result)))
+                       CASE WHEN p_result IS NULL THEN json_build_object('step', p_step, 'outcome', p_outcome)
+                            ELSE json_build_object('step', p_step, 'outcome', p_outcome, 'result', p_result) END)
     $$;
 
 -- Sagas and their steps, live and archived, without payloads.

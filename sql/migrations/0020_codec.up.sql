@@ -51,6 +51,7 @@ BEGIN
         SELECT o.event_id, o.payload FROM pgsagaz.outbox o
             JOIN pgsagaz.outbox_bucket b ON b.bucket = o.bucket JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id
             WHERE NOT pgsagaz.outbox_consumed(o.txid, o.id, c.prev, c.cur, c.last_id)
+        UNION ALL SELECT d.event_id, d.payload FROM pgsagaz.outbox_direct d
         UNION ALL SELECT t.event_id, t.payload FROM pgsagaz.outbox_stuck t WHERE NOT t.done
         UNION ALL SELECT s.event_id, s.payload FROM pgsagaz.outbox_scheduled s) m
         WHERE pgsagaz.payload_key(m.payload) = k.id;

@@ -28,7 +28,7 @@ BEGIN
         (app, ARRAY['start', 'signal', 'saga_by_key', 'status', 'publish', 'inbox_claim', 'now', 'uuid7']),
         (ops, ARRAY['ask', 'restart', 'start', 'signal', 'saga_by_key', 'status', 'cancel', 'pause', 'unpause', 'retry', 'skip', 'resolve',
                     'outbox_redrive', 'outbox_drop', 'erase', 'now', 'uuid7']),
-        (readonly, ARRAY['status', 'now'])) AS m(role, functions) LOOP
+        (readonly, ARRAY['now'])) AS m(role, functions) LOOP
         FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pgsagaz'::regnamespace AND proname = ANY (may.functions) LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f, may.role);
         END LOOP;
