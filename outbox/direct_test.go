@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/outbox/outboxtest"
 	"github.com/pgsagaz/pgsagaz/sql"
@@ -294,5 +295,48 @@ func TestPublishAfterCommitRefuses(t *testing.T) {
 	}
 	if n := query[int](w, inDirect); n > 0 {
 		t.Error(fmt.Sprint(n, " messages were written"))
+	}
+}
+
+// TestPublishAfterCommitUnderACodec: the payload lies encoded in the table, from where a relay decodes it, and the broker gets it plain
+// either way.
+func TestPublishAfterCommitUnderACodec(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	text, err := codec.NewKey("k1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := codec.ParseKeys(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := codec.New(codec.Config{Keyring: ring})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := w.direct(w.broker, outbox.DirectConfig{Lease: time.Second})
+	ctx := codec.With(t.Context(), c, "4711")
+	sends := make([]func(context.Context) error, 2)
+	for i := range sends {
+		if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) (err error) {
+			sends[i], err = d.PublishAfterCommit(ctx, tx, outbox.JSON("orders.shipped", "", "Ann's parcel"))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := query[int](w, "SELECT count(*) FROM pgsagaz.outbox_direct WHERE position('Ann'::bytea IN payload) > 0 OR pgsagaz.payload_key(payload) IS NULL"); n > 0 {
+		t.Errorf("%d payloads can be read in the table", n)
+	}
+	if err := sends[0](ctx); err != nil { // the other writer is dead
+		t.Fatal(err)
+	}
+	w.relay(w.broker, outbox.Config{Codec: c})
+	w.arrived(2)
+	for _, e := range w.broker.Events("orders.shipped") {
+		if string(e.Payload) != `"Ann's parcel"` {
+			t.Errorf("the broker got %q", e.Payload)
+		}
 	}
 }

@@ -172,3 +172,46 @@ func TestListener(t *testing.T) {
 		}
 	}
 }
+
+// An undo that a hook refuses is done again, whatever its own retries are: it has not failed.
+func TestHookThatRefusesAnUndo(t *testing.T) {
+	t.Parallel()
+	first, undos := true, 0
+	saga := hooked(func(ev pgengine.Event) error {
+		if ev.Step == "a" && ev.Direction == pgengine.Undo && first {
+			first = false
+			return errors.New("not now")
+		}
+		return nil
+	})
+	a := pgengine.TxStep[guest, string]{
+		Name: "a", Do: func(_ context.Context, _ pgx.Tx, c guestCall) (string, error) { return "ok " + c.Input.Name, nil },
+		Undo:      func(context.Context, pgx.Tx, guestCall, string) error { undos++; return nil },
+		UndoRetry: pgengine.NoRetry, OnUndoFailure: pgengine.UndoContinue,
+	}
+	b := pgengine.TxStep[guest, int]{Name: "b", After: pgengine.Steps(a), Do: func(context.Context, pgx.Tx, guestCall) (int, error) {
+		return 0, pgengine.Terminal(errors.New("bad luck"))
+	}}
+	saga.Steps = pgengine.Steps[guest](a, b)
+	saga.OnStart, saga.OnEnd = nil, nil
+	onStep := saga.OnStep
+	saga.OnStep = func(ctx context.Context, tx pgx.Tx, c guestCall, ev pgengine.Event) error {
+		if ev.Direction != pgengine.Undo {
+			return nil
+		}
+		return onStep(ctx, tx, c, ev)
+	}
+	s := hookBox(t, saga)
+	id := s.Start(guest{Name: "x"})
+	k := ticket(t, s.Engine.Pool(), id, "guest", "")
+	if err := s.Engine.Run(t.Context(), k, pgengine.RunOptions{Worker: "w", Budget: time.Minute}); err == nil || !strings.Contains(err.Error(), "not now") {
+		t.Errorf("%v, want the hook's error", err) // the lane rests, and the worker says so
+	}
+	s.Run()
+	if status := s.Get(id); status.State != pgengine.Compensated || undos != 2 || !has(status, "a", pgengine.Undo, "done") {
+		t.Errorf("the saga is %s after %d undos: %+v", status.State, undos, status.Steps)
+	}
+	if got := noted(t, s, id); got != "undo a done" {
+		t.Errorf("noted %s", got)
+	}
+}
