@@ -669,3 +669,28 @@ func TestRestartOfWhatWasAbandoned(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// An undo that was passed over after an attempt of it may have had its effect: what it was for can't be taken over.
+func TestRestartOverARefund(t *testing.T) {
+	c := &calls{}
+	charge := c.does("charge", nil)
+	charge.Undo = func(context.Context, faultCall, string) error {
+		c.add("refund")
+		return errNo // it went through, and its answer got lost
+	}
+	charge.UndoRetry = seldom
+	ship := c.only("ship", refuse, charge)
+	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(charge, ship)}, c)
+	id := p.Start(fault{})
+	p.Settle()
+	p.abandon(id)
+	p.Settle()
+	p.want(id, pgengine.Compensated, "charge ship refund")
+	err := p.refused(func(ctx context.Context, tx pgx.Tx) error {
+		_, err := p.Engine.Restart(ctx, tx, id, []string{"ship"}, ann)
+		return err
+	})
+	if !errors.Is(err, pgengine.ErrNoRestart) || !strings.Contains(err.Error(), "nobody knows whether what step charge did stands") {
+		t.Error(err)
+	}
+}
