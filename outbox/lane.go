@@ -64,7 +64,7 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	}
 	bytes := 0
 	fits := func(it *item) bool {
-		bytes += len(it.event.Payload)
+		bytes += it.size()
 		return len(batch) < most && (bytes <= batchBytes || len(batch) == 0)
 	}
 	if len(l.keys) == 0 {

@@ -24,6 +24,7 @@ func (l *loop) shelve() {
 // strip leaves of an event what is needed to wait in line.
 func (it *item) strip() {
 	e := it.event
+	it.bare = len(e.Payload)
 	it.event = Event{Sequence: e.Sequence, ID: e.ID, Topic: e.Topic, Key: e.Key}
 }
 

@@ -22,7 +22,11 @@ type item struct {
 	eager  bool // read because of a wake, and not tried yet
 
 	shelved bool // waits aside; its body is read again before it is sent
+	bare    int  // the size of that body
 }
+
+// size is that of the event's body, also while it is not here.
+func (it *item) size() int { return max(it.bare, len(it.event.Payload)) }
 
 // page is what one read of a span found, or a mark: something to be done with the span's cursor when all
 // pages before it are done.
