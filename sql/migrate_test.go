@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -252,9 +253,16 @@ func TestMigrateWaitsAndGivesUp(t *testing.T) {
 	}
 	defer conn.Release()
 	exec(t, conn, "SELECT pg_advisory_lock($1)", sql.MigrationLock)
-	ctx, cancel := contextWithTimeout(t, 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := migrate(ctx, pool, 0); err == nil || !strings.Contains(err.Error(), "wait for the migration lock") {
+	waiting := make(chan error, 1)
+	go func() { waiting <- migrate(ctx, pool, 0) }()
+	for query[int](t, pool, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND query LIKE '%advisory%' AND pid <> pg_backend_pid() AND pid <> $1`, conn.Conn().PgConn().PID()) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	cancel()
+	if err := <-waiting; err == nil || !strings.Contains(err.Error(), "wait for the migration lock") {
 		t.Errorf("a migration that had to wait too long: %v", err)
 	}
 	exec(t, conn, "SELECT pg_advisory_unlock($1)", sql.MigrationLock)
