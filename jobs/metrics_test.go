@@ -275,7 +275,7 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	registry := prometheus.NewPedanticRegistry()
-	c, err := jobs.NewCollector(pool, jobs.CollectorConfig{Registry: registry, Every: 50 * time.Millisecond})
+	c, err := jobs.NewCollector(pool, jobs.CollectorConfig{Registry: registry, Every: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
