@@ -67,7 +67,7 @@ var (
 	ErrUnknownKey = errors.New("the data key is not in the database")
 	// ErrCorrupt: the bytes are not what was once written, or not where they were written.
 	ErrCorrupt = errors.New("the payload was damaged, or belongs elsewhere")
-	// ErrReserved: a plain payload looks like an encoded one.
+	// ErrReserved: plain JSON looks like an encoded payload, and there is no codec to wrap it.
 	ErrReserved = errors.New("the payload begins as only encoded ones may")
 )
 

@@ -20,8 +20,8 @@
 //
 // Where the column is json: an object {"pgsagaz":1,"key":ID,"data":BASE64}. Where it is bytea: the bytes of data
 // themselves, which begin with a magic number. What looks like neither is taken for a plain payload, so that a codec can
-// be switched on under a system that runs. A plain payload that happens to look like one is wrapped by a codec, and
-// refused without one.
+// be switched on under a system that runs. A plain payload that happens to look like one is wrapped, also without a codec; JSON
+// that does is refused without one.
 //
 // # Cryptography
 //
