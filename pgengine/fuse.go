@@ -172,13 +172,14 @@ func (e *Engine) settleFused(ctx context.Context, tx *stepTx, l *lane, f *fusion
 	var names, results []string
 	var attempts []int
 	var began, ended []float64
+	now := time.Now() // one for all, so that none seems to have ended before the one that it follows
 	for _, step := range f.steps {
 		s.events = append(s.events, l.g.event(l.sagaID, task{node: l.g.index[step.name], direction: Do}, step.rec))
 		if err := e.keep(ctx, tx, &settlement{g: l.g, key: l.key, rec: step.rec}); err != nil {
 			return false, err
 		}
 		names, results, attempts = append(names, step.name), append(results, string(step.rec.stored)), append(attempts, step.attempt)
-		began, ended = append(began, time.Since(step.began).Seconds()), append(ended, time.Since(step.ended).Seconds())
+		began, ended = append(began, now.Sub(step.began).Seconds()), append(ended, now.Sub(step.ended).Seconds())
 	}
 	if s.state.Ended() {
 		s.events = append(s.events, l.g.passage(l.sagaID, s.state))
