@@ -57,7 +57,7 @@ func (c Call[I]) Cause() Cause {
 type Cause struct {
 	Kind   CauseKind `json:"kind"`
 	Step   string    `json:"step,omitempty"`   // the step that failed
-	Error  string    `json:"error,omitempty"`  // and its last error
+	Error  string    `json:"error,omitempty"`  // and its last error; or why the saga could not begin
 	Reason string    `json:"reason,omitempty"` // what a canceller said
 	At     time.Time `json:"at,omitzero"`
 	NoUndo bool      `json:"no_undo,omitempty"` // an operator has ended it without undoing, or has ended its undoing
@@ -72,6 +72,7 @@ const (
 	CauseCancel   CauseKind = "cancel"   // somebody cancelled it
 	CauseDeadline CauseKind = "deadline" // the saga's Timeout passed
 	CauseParent   CauseKind = "parent"   // the saga whose child it is turned back
+	CauseLimit    CauseKind = "limit"    // the Key of the saga's Limit gave none, so that it could not begin
 )
 
 func (c Cause) String() string {
@@ -92,6 +93,8 @@ func (c Cause) because() string {
 		return "the deadline passed"
 	case CauseParent:
 		return "its parent turned back: " + c.Reason
+	case CauseLimit:
+		return "it could not begin: " + c.Error
 	}
 	return ""
 }

@@ -356,7 +356,7 @@ func TestLimitOfUndos(t *testing.T) {
 	}
 }
 
-// A key that makes no sense fails the step, as its Do would.
+// A key that makes no sense fails the step, as its Do would; one of a saga's limit ends the saga before it begins.
 func TestLimitKeysThatFail(t *testing.T) {
 	t.Parallel()
 	for want, key := range map[string]func(guestCall) string{
@@ -365,11 +365,24 @@ func TestLimitKeysThatFail(t *testing.T) {
 		"no text":    func(guestCall) string { return "\x00" },
 		"none at al": func(c guestCall) string { return pgengine.TxStep[guest, string]{Name: "none at all"}.Result(c) },
 	} {
-		n := newCounter(t, pgengine.Limit[guest]{Concurrency: 1, Key: key}, nil)
+		limit := pgengine.Limit[guest]{Concurrency: 1, Key: key}
+		n := newCounter(t, limit, nil)
 		id := n.Start(guest{Name: "a"})
 		n.Run()
 		if s := n.Get(id); s.State != pgengine.Compensated || s.Cause == nil || !strings.Contains(s.Cause.Error, want) || len(n.served) > 0 {
 			t.Errorf("%s: %+v, served %v, want an error that says %s", s.State, s.Cause, n.served, want)
+		}
+		saga := hooked(nil)
+		saga.Limit = limit
+		s := hookBox(t, saga)
+		id = s.Start(guest{Name: "a"})
+		s.Run()
+		if got := s.Get(id); got.State != pgengine.Compensated || got.Cause == nil || got.Cause.Kind != pgengine.CauseLimit ||
+			!strings.Contains(got.Cause.String(), want) || len(got.Steps) > 0 {
+			t.Errorf("%s: %+v, steps %v, want an error that says %s", got.State, got.Cause, got.Steps, want)
+		}
+		if got := noted(t, s, id); got != "compensated" {
+			t.Errorf("noted %s, want compensated", got)
 		}
 	}
 }

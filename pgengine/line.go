@@ -2,10 +2,13 @@ package pgengine
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -64,18 +67,48 @@ func (e *Engine) admit(ctx context.Context, l *lane) error {
 	if l.g.gate == nil {
 		return nil
 	}
-	if err := e.peek(ctx, l); err != nil { // for its input
+	err := e.peek(ctx, l) // for its input
+	switch {
+	case err != nil:
 		return err
+	case l.unreadable == nil:
+	case errors.Is(l.unreadable, codec.ErrErased): // it needs no place: it waits for an operator at its first step
+		return nil
+	default:
+		return l.unreadable
 	}
 	c := l.call()
 	c.step, c.results = "", nil
 	key, err := l.g.gate.line(c)
 	if err != nil {
-		return err
+		return e.turnAway(ctx, l, err)
 	}
 	through, err := e.stand(ctx, l, l.g.gate, key, "")
 	l.at.node = -1 // it has yet to begin
 	if err == nil && !through {
+		err = errLost
+	}
+	return err
+}
+
+// turnAway ends a saga that can't begin, as why will be the same whenever it is asked again. It returns errLost: the lane is gone.
+func (e *Engine) turnAway(ctx context.Context, l *lane, why error) error {
+	_, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
+		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
+		if err != nil {
+			return false, err
+		}
+		if snap.state != Running || !slices.ContainsFunc(snap.lanes, func(other laneAt) bool { return other.id == l.id && other.node < 0 }) {
+			return false, errLost // somebody has turned it back, or let it begin
+		}
+		e.log.ErrorContext(ctx, "a saga can't begin", "saga", l.g.name, "saga_id", l.sagaID, "error", describe(why))
+		snap.state = Failing
+		return e.decide(ctx, tx, snap, settlement{
+			sagaID: l.sagaID, g: l.g, from: []string{string(Running)}, at: task{direction: Do, generation: 1}, isChild: snap.isChild,
+			state: Failing, cause: &Cause{Kind: CauseLimit, Error: describe(why), At: time.Now().UTC()},
+		})
+	})
+	if err == nil {
 		err = errLost
 	}
 	return err

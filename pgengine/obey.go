@@ -136,8 +136,6 @@ func (o *obeying) apply(ctx context.Context, c command, opts RunOptions) (reply,
 		return o.signal(ctx, c)
 	case "resolve", "skip":
 		return o.resolve(ctx, c)
-	case "restarted":
-		return obeyed, nil // what follows is planned in any case
 	}
 	return refused("unknown command " + c.Kind), nil
 }

@@ -60,7 +60,7 @@ func (e *Engine) Restart(ctx context.Context, tx pgx.Tx, id string, from []strin
 		return fail(err)
 	}
 	if e.waker != nil && !s.Existed {
-		sql.WakeLater(tx.Conn(), ControlQueue)
+		sql.WakeLater(tx.Conn(), defaultQueue)
 	}
 	return s, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,9 @@ func (e *Engine) take(ctx context.Context, l *lane, t Ticket) error {
 			return err
 		}
 		if t.Attempt <= 1 && l.lightFooted() {
-			return e.peek(ctx, l)
+			if err := e.peek(ctx, l); err != nil || l.at.generation > 0 {
+				return err
+			}
 		}
 		return e.begin(ctx, l)
 	}
@@ -70,12 +73,13 @@ func (e *Engine) read(ctx context.Context, l *lane, claim string, args ...any) e
 
 // peek learns what the first step must know, and takes nothing: a TxStep has no effect before its commit,
 // which takes the lane, and so saves a commit of the claim alone. If the worker dies at it, the job comes
-// again, and then the lane is taken first, so that crashes are counted.
+// again, and then the lane is taken first, so that crashes are counted. Generation 0: it can't be done so, see inherit.
 func (e *Engine) peek(ctx context.Context, l *lane) error {
 	var input []byte
 	var left *float64
 	var from origin
-	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
+	var generation int
+	err := e.pool.QueryRow(ctx, sql.LanePeek, l.sagaID, l.id).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent, &generation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLost
 	}
@@ -83,13 +87,15 @@ func (e *Engine) peek(ctx context.Context, l *lane) error {
 		return answered(err)
 	}
 	l.at, l.results, l.queue = l.g.first()[0], map[string]json.RawMessage{}, defaultQueue
+	l.at.generation = generation
 	l.setDeadline(left)
 	l.origin = from.complete()
 	return e.understand(ctx, l, input)
 }
 
 // begin takes the lane that a start has left, and puts it at the first step. Nothing has happened in the
-// saga yet: where it begins follows from the definition, and one statement does it all.
+// saga yet: where it begins follows from the definition, and one statement does it all. For a saga that goes on for
+// another it finds nothing.
 func (e *Engine) begin(ctx context.Context, l *lane) error {
 	here, others := l.divide(l.g.first())
 	var name *string
@@ -122,7 +128,7 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 		})
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
-		return errLost
+		return e.inherit(ctx, l)
 	}
 	if errors.As(err, new(*hookError)) || errors.As(err, new(*codec.Error)) {
 		return err
@@ -139,6 +145,34 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	l.setDeadline(left)
 	l.origin = from.complete()
 	return e.understand(ctx, l, input)
+}
+
+// inherit begins a saga that goes on for another one: where, follows from what it took over. It returns errLost, as whatever
+// begins has a lane and a job of its own.
+func (e *Engine) inherit(ctx context.Context, l *lane) error {
+	begun := &lane{sagaID: l.sagaID, g: l.g, opts: l.opts, at: l.g.first()[0]} // for inTx's limits
+	_, err := e.inTx(ctx, begun, func(ctx context.Context, tx *stepTx) (bool, error) {
+		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
+		if err != nil {
+			return false, err
+		}
+		at := slices.IndexFunc(snap.lanes, func(o laneAt) bool { return o.id == l.id && o.node < 0 && o.generation == 0 })
+		if at < 0 || snap.state != Running || snap.paused {
+			return false, errLost
+		}
+		if _, err := tx.Exec(ctx, sql.LaneDissolve, l.sagaID, l.id, false); err != nil {
+			return false, answered(err)
+		}
+		snap.lanes = slices.Delete(slices.Clone(snap.lanes), at, at+1)
+		return e.decide(ctx, tx, snap, settlement{
+			sagaID: l.sagaID, g: l.g, from: []string{string(Running)}, at: task{direction: Do, generation: 1}, isChild: snap.isChild,
+			events: []Event{l.g.passage(l.sagaID, Running)},
+		})
+	})
+	if err == nil {
+		err = errLost
+	}
+	return err
 }
 
 // setDeadline is told how long the saga has left by the database's clock, in seconds; nil: for ever.

@@ -262,10 +262,10 @@ BEGIN
         RETURN;
     END IF;
     IF p_step IS NULL THEN
-        DELETE FROM pgsagaz.lane l WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+        DELETE FROM pgsagaz.lane l WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.generation = 1 AND l.worker IS NULL;
     ELSE
         UPDATE pgsagaz.lane l SET worker = p_worker, token = p_token, step = p_step
-            WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.worker IS NULL;
+            WHERE l.saga_id = p_saga AND l.id = p_lane AND l.step = '' AND l.generation = 1 AND l.worker IS NULL;
     END IF;
     IF NOT FOUND THEN
         RETURN;

@@ -72,8 +72,8 @@ CREATE TABLE pgsagaz.restart (
 );
 
 -- Starts a saga with the outcomes that another one, which has ended, has of p_steps; the caller has seen to it that they
--- still stand. Asked again for the same step it gives the same saga (existed). The successor begins with a command
--- in place of a lane: where it goes on follows from what it took over.
+-- still stand. Asked again for the same step it gives the same saga (existed). The successor's lane has
+-- generation 0: where it begins follows from what it took over.
 CREATE FUNCTION pgsagaz.restart(
     p_from uuid, p_step text, p_steps text[], p_actor text, p_reason text, p_id uuid,
     OUT id uuid, OUT version integer, OUT existed boolean)
@@ -112,7 +112,7 @@ BEGIN
 
     PERFORM pgsagaz.start(old.name, old.input, p_tags => old.tags, p_version => old.version, p_id => restart.id,
                           p_traceparent => old.traceparent, p_max_bytes => 2147483647);
-    DELETE FROM pgsagaz.lane l WHERE l.saga_id = restart.id;
+    UPDATE pgsagaz.lane l SET generation = 0 WHERE l.saga_id = restart.id;
     INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, in_doubt, attempt, worker, result, error, note, origin, started_at, ended_at)
     SELECT DISTINCT ON (r.step) restart.id, r.step, 'do', 1, r.outcome, r.in_doubt, r.attempt, r.worker, r.result, r.error, r.note,
            coalesce(r.origin, p_from), r.started_at, r.ended_at
@@ -128,7 +128,6 @@ BEGIN
           WHERE old.archived AND g.id = p_from) r
     WHERE r.direction = 'do' AND r.step = ANY (p_steps)
     ORDER BY r.step, r.generation DESC;
-    PERFORM pgsagaz.command(restart.id, 'restarted', '');
 
     -- In the audit of both; it is obeyed on the spot.
     audit := pgsagaz.audit_write(p_from, old.name, 'restart', p_step, p_actor, p_reason, jsonb_build_object('as', restart.id));

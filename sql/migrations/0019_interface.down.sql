@@ -17,6 +17,7 @@ DROP VIEW pgsagaz.steps;
 DROP VIEW pgsagaz.sagas;
 DROP FUNCTION pgsagaz.resolve(uuid, text, text, json, text, text);
 DROP FUNCTION pgsagaz.skip(uuid, text, text, text);
+DROP FUNCTION pgsagaz.about(uuid, text, text, json);
 DROP FUNCTION pgsagaz.retry(uuid, text, text, text);
 DROP FUNCTION pgsagaz.unpause(uuid, text, text);
 DROP FUNCTION pgsagaz.pause(uuid, text, text);

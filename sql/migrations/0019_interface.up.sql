@@ -39,9 +39,23 @@ CREATE FUNCTION pgsagaz.retry(p_saga uuid, p_reason text DEFAULT '', p_actor tex
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pgsagaz, pg_temp
     AS $$ SELECT pgsagaz.ask(p_saga, 'retry', p_actor, p_reason, p_step, NULL, CASE WHEN p_step <> '' THEN json_build_object('step', p_step) END) $$;
 
+-- What is said of a step, with the direction and the generation that its lane has now: it is meant for what the asker sees, and
+-- not for an undo that begins meanwhile. No lane: for nothing.
+CREATE FUNCTION pgsagaz.about(p_saga uuid, p_step text, p_outcome text DEFAULT NULL, p_result json DEFAULT NULL) RETURNS json
+    LANGUAGE sql STABLE SET search_path = pgsagaz, pg_temp
+    AS $$
+    SELECT ('{' || string_agg(to_json(k) || ':' || v, ',') || '}')::json
+    FROM (SELECT) one LEFT JOIN LATERAL (
+             SELECT * FROM pgsagaz.lane WHERE saga_id = p_saga AND step = p_step ORDER BY id LIMIT 1) l ON true,
+         LATERAL (VALUES ('step', to_json(p_step)::text),
+                         ('direction', to_json(coalesce(l.direction::text, 'do'))::text), ('generation', coalesce(l.generation, 0)::text),
+                         ('outcome', to_json(p_outcome)::text), ('result', p_result::text)) AS said(k, v)
+    WHERE v IS NOT NULL
+    $$;
+
 CREATE FUNCTION pgsagaz.skip(p_saga uuid, p_step text, p_reason text DEFAULT '', p_actor text DEFAULT NULL) RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pgsagaz, pg_temp
-    AS $$ SELECT pgsagaz.ask(p_saga, 'skip', p_actor, p_reason, p_step, NULL, json_build_object('step', p_step)) $$;
+    AS $$ SELECT pgsagaz.ask(p_saga, 'skip', p_actor, p_reason, p_step, NULL, pgsagaz.about(p_saga, p_step)) $$;
 
 -- p_outcome: done, failed or skipped; p_result: of a forward step that is done.
 CREATE FUNCTION pgsagaz.resolve(p_saga uuid, p_step text, p_outcome text, p_result json DEFAULT NULL, p_reason text DEFAULT '', p_actor text DEFAULT NULL)
@@ -49,8 +63,7 @@ CREATE FUNCTION pgsagaz.resolve(p_saga uuid, p_step text, p_outcome text, p_resu
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pgsagaz, pg_temp
     AS $$
     SELECT pgsagaz.ask(p_saga, 'resolve', p_actor, p_reason, p_step, jsonb_build_object('outcome', p_outcome),
-                       CASE WHEN p_result IS NULL THEN json_build_object('step', p_step, 'outcome', p_outcome)
-                            ELSE json_build_object('step', p_step, 'outcome', p_outcome, 'result', p_result) END)
+                       pgsagaz.about(p_saga, p_step, p_outcome, p_result))
     $$;
 
 -- Sagas and their steps, live and archived, without payloads.
