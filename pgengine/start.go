@@ -57,17 +57,23 @@ func (e *Engine) Start(ctx context.Context, tx pgx.Tx, in Input, opts *StartOpti
 	if err != nil {
 		return Started{}, fmt.Errorf("start: %w", err)
 	}
-	raw, err := json.Marshal(in)
+	raw, subject, err := marshalInput(in, opts)
 	if err != nil {
-		return Started{}, fmt.Errorf("start saga %s: the input does not marshal: %w", name, err)
-	}
-	subject := opts.Subject
-	if subject == "" {
-		if subject, err = subjectOf(in); err != nil {
-			return Started{}, fmt.Errorf("start saga %s: %w", name, err)
-		}
+		return Started{}, fmt.Errorf("start saga %s: %w", name, err)
 	}
 	return e.start(ctx, tx, name, raw, subject, opts)
+}
+
+// marshalInput is the input as JSON, and whose data it is.
+func marshalInput(in Input, opts *StartOptions) (raw json.RawMessage, subject string, err error) {
+	if raw, err = json.Marshal(in); err != nil {
+		return nil, "", fmt.Errorf("the input does not marshal: %w", err)
+	}
+	if opts.Subject != "" {
+		return raw, opts.Subject, nil
+	}
+	subject, err = subjectOf(in)
+	return raw, subject, err
 }
 
 // StartJSON is [Engine.Start] by name, for tools and for services that get their inputs as JSON. If this
@@ -101,39 +107,17 @@ func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.Raw
 	if len(raw) > e.maxPayload {
 		return Started{}, fmt.Errorf("start saga %s: %w: input of %d bytes, the limit is %d", name, ErrTooLarge, len(raw), e.maxPayload)
 	}
-	var version *int
-	var timeout *time.Duration
-	registered := true // the database must know the definition
-	if opts.Version > 0 {
-		version = &opts.Version
-	} else if g := e.latest[name]; g != nil {
-		version = &g.version
-	}
-	if version != nil {
-		if g := e.graphs[name][*version]; g != nil {
-			registered = false // we know it ourselves; its worker may not have registered it yet
-			if g.timeout > 0 {
-				timeout = &g.timeout
-			}
-		}
-	}
-	if opts.Timeout > 0 {
-		timeout = &opts.Timeout
-	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: %w", name, err)
-	}
-	tags := opts.Tags
-	if tags == nil {
-		tags = []string{}
 	}
 	stored, err := e.sealInput(ctx, tx, name, raw, subject, opts.Key != "")
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: %w", name, err)
 	}
-	err = tx.QueryRow(ctx, sql.Start, name, string(stored), optional(opts.Key), tags, version, timeout,
-		id.String(), optional(tracing.Of(ctx)), max(e.maxPayload, len(stored)), registered).Scan(&id, &s.Version, &s.Existed)
+	as := e.terms(name, opts)
+	err = tx.QueryRow(ctx, sql.Start, name, string(stored), optional(opts.Key), as.tags, as.version, as.timeout,
+		id.String(), optional(tracing.Of(ctx)), max(e.maxPayload, len(stored)), as.registered).Scan(&id, &s.Version, &s.Existed)
 	if err != nil {
 		return Started{}, fmt.Errorf("start saga %s: %w", name, named(err))
 	}
@@ -145,6 +129,38 @@ func (e *Engine) start(ctx context.Context, tx pgx.Tx, name string, raw json.Raw
 		sql.WakeLater(tx.Conn(), defaultQueue)
 	}
 	return s, nil
+}
+
+// terms are what a start says of its saga beyond the input.
+type terms struct {
+	version    *int // nil: the database chooses
+	timeout    *time.Duration
+	registered bool // the database must know the definition
+	tags       []string
+}
+
+func (e *Engine) terms(name string, opts *StartOptions) terms {
+	as := terms{registered: true, tags: opts.Tags}
+	if opts.Version > 0 {
+		as.version = &opts.Version
+	} else if g := e.latest[name]; g != nil {
+		as.version = &g.version
+	}
+	if as.version != nil {
+		if g := e.graphs[name][*as.version]; g != nil {
+			as.registered = false // we know it ourselves; its worker may not have registered it yet
+			if g.timeout > 0 {
+				as.timeout = &g.timeout
+			}
+		}
+	}
+	if opts.Timeout > 0 {
+		as.timeout = &opts.Timeout
+	}
+	if as.tags == nil {
+		as.tags = []string{}
+	}
+	return as
 }
 
 func optional(s string) *string {

@@ -52,6 +52,14 @@ func (e *Engine) startSpan(ctx context.Context, name, traceparent string) (conte
 	return e.tracer.Start(ctx, "start "+name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attribute.String("saga", name)))
 }
 
+func endStartMany(span trace.Span, all []Started, err error) {
+	if err != nil {
+		span.SetStatus(codes.Error, "the sagas were not started")
+	}
+	span.SetAttributes(attribute.Int("sagas", len(all)))
+	span.End()
+}
+
 func endStart(span trace.Span, s Started, err error) {
 	switch {
 	case err != nil:

@@ -11,6 +11,8 @@ var (
 
 	//go:embed queries/start.sql
 	Start string
+	//go:embed queries/start_many.sql
+	StartMany string
 	//go:embed queries/command_take.sql
 	CommandTake string
 	//go:embed queries/command_unpark.sql

@@ -28,6 +28,76 @@ BEGIN
 END
 $$;
 
+-- The definition that a start is meant for: of p_version or, if that is null, the highest that a live worker has, else the
+-- highest registered. PS005: there is none.
+CREATE FUNCTION pgsagaz.known_definition(p_name text, p_version integer) RETURNS pgsagaz.definition
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    known pgsagaz.definition;
+BEGIN
+    SELECT d.* INTO known FROM pgsagaz.definition d
+        WHERE d.name = p_name AND (p_version IS NULL OR d.version = p_version)
+        ORDER BY EXISTS (SELECT FROM pgsagaz.worker w
+                         WHERE w.definitions @> ARRAY[d.name || '/' || d.version]
+                           AND w.beat_at > pgsagaz.now() - w.lease) DESC,
+                 d.version DESC
+        LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: unknown saga %', p_name || coalesce(' version ' || p_version, '')
+            USING ERRCODE = 'PS005',
+                  HINT = 'Registered: ' || coalesce((SELECT string_agg(d.name || ' ' || d.version, ', ' ORDER BY d.name, d.version)
+                                                     FROM pgsagaz.definition d), 'none yet; a worker registers its sagas when it starts') || '.';
+    END IF;
+    RETURN known;
+END
+$$;
+
+-- The data key that an input is encrypted under; null: none.
+CREATE FUNCTION pgsagaz.sealed_by(p_input json) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT CASE WHEN left(p_input::text, 13) = '{"pgsagaz":1,' -- by package codec
+                THEN nullif((p_input ->> 'key')::uuid, '00000000-0000-0000-0000-000000000000') END
+    $$;
+
+-- The starter may have the key in memory, and it may have been erased meanwhile. Whoever erases it waits for this lock.
+CREATE FUNCTION pgsagaz.share_key(p_key uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    PERFORM FROM pgsagaz.data_key k WHERE k.id = p_key AND k.erased_at IS NULL FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: the subject of this saga was erased' USING ERRCODE = 'PS040';
+    END IF;
+END
+$$;
+
+-- What two inputs are compared by. Of two encoded ones nobody sees whether they are the same, but for a fingerprint under the
+-- subject's key. A child's has none: it is started from the one row of its.
+CREATE FUNCTION pgsagaz.input_hash(p_input json) RETURNS bytea
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+DECLARE
+    canonical text;
+BEGIN
+    IF left(p_input::text, 13) = '{"pgsagaz":1,' AND p_input ->> 'same' IS NOT NULL THEN
+        RETURN '\x01'::bytea || decode(p_input ->> 'same', 'base64');
+    END IF;
+    BEGIN
+        canonical := p_input::jsonb::text;
+    EXCEPTION WHEN data_exception OR program_limit_exceeded THEN -- "\u0000", "\ud800" and 1e200000 are JSON, and not jsonb
+        canonical := p_input::text;
+    END;
+    RETURN sha256(convert_to(canonical, 'UTF8'));
+END
+$$;
+
+-- One that was plain and one that is encoded can't be compared (the codec was switched on in between): the key decides.
+CREATE FUNCTION pgsagaz.other_input(p_before bytea, p_now bytea) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS 'SELECT p_before <> p_now AND octet_length(p_before) = octet_length(p_now)';
+
 -- Starts a saga in the caller's transaction: its row, one lane and one River job; nothing here depends
 -- on the graph. With p_key, the same key and input give the same saga again (existed), the same key with
 -- another input an error PS006. p_version null: the highest that a live worker has, else the highest registered.
@@ -39,13 +109,11 @@ CREATE FUNCTION pgsagaz.start(
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
-    canonical text;
     hash      bytea;
     lane_id   bigint;
     before    pgsagaz.start_key;
     known     pgsagaz.definition;
     falls_due timestamptz;
-    encoded   boolean := left(p_input::text, 13) = '{"pgsagaz":1,'; -- by package codec
     sealed_by uuid;
 BEGIN
     IF p_name IS NULL OR p_input IS NULL THEN
@@ -56,32 +124,14 @@ BEGIN
             USING ERRCODE = 'PS008';
     END IF;
     PERFORM pgsagaz.durable();
-    IF encoded THEN
-        sealed_by := nullif((p_input ->> 'key')::uuid, '00000000-0000-0000-0000-000000000000');
-    END IF;
+    sealed_by := pgsagaz.sealed_by(p_input);
     IF sealed_by IS NOT NULL THEN
-        -- The starter may have the key in memory, and it may have been erased meanwhile. Whoever erases it waits for this lock.
-        PERFORM FROM pgsagaz.data_key k WHERE k.id = sealed_by AND k.erased_at IS NULL FOR KEY SHARE;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'pgsagaz: the subject of this saga was erased' USING ERRCODE = 'PS040';
-        END IF;
+        PERFORM pgsagaz.share_key(sealed_by);
     END IF;
 
     version := p_version;
     IF version IS NULL OR p_registered THEN
-        SELECT d.* INTO known FROM pgsagaz.definition d
-            WHERE d.name = p_name AND (p_version IS NULL OR d.version = p_version)
-            ORDER BY EXISTS (SELECT FROM pgsagaz.worker w
-                             WHERE w.definitions @> ARRAY[d.name || '/' || d.version]
-                               AND w.beat_at > pgsagaz.now() - w.lease) DESC,
-                     d.version DESC
-            LIMIT 1;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'pgsagaz: unknown saga %', p_name || coalesce(' version ' || p_version, '')
-                USING ERRCODE = 'PS005',
-                      HINT = 'Registered: ' || coalesce((SELECT string_agg(d.name || ' ' || d.version, ', ' ORDER BY d.name, d.version)
-                                                         FROM pgsagaz.definition d), 'none yet; a worker registers its sagas when it starts') || '.';
-        END IF;
+        known := pgsagaz.known_definition(p_name, p_version);
         version := known.version;
     END IF;
 
@@ -91,24 +141,13 @@ BEGIN
         IF octet_length(p_key) NOT BETWEEN 1 AND 512 THEN
             RAISE EXCEPTION 'pgsagaz: start key of saga % must have 1 to 512 bytes', p_name USING ERRCODE = 'PS007';
         END IF;
-        BEGIN
-            canonical := p_input::jsonb::text;
-        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN -- "\u0000", "\ud800" and 1e200000 are JSON, and not jsonb
-            canonical := p_input::text;
-        END;
-        -- Of two encoded inputs nobody sees whether they are the same, but for a fingerprint under the subject's key. A child's
-        -- has none: it is started from the one row of its.
-        hash := sha256(convert_to(canonical, 'UTF8'));
-        IF encoded THEN
-            hash := coalesce('\x01'::bytea || decode(p_input ->> 'same', 'base64'), hash);
-        END IF;
+        hash := pgsagaz.input_hash(p_input);
         -- Two starts of one key at once: the second waits here for the first's commit, and then finds it.
         INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash) VALUES (p_name, p_key, id, hash)
             ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
             SELECT k.* INTO STRICT before FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key;
-            -- One that was plain and one that is encoded can't be compared (the codec was switched on in between): the key decides.
-            IF before.input_hash <> hash AND octet_length(before.input_hash) = octet_length(hash) THEN
+            IF pgsagaz.other_input(before.input_hash, hash) THEN
                 RAISE EXCEPTION 'pgsagaz: saga % with key % was started with another input', p_name, p_key
                     USING ERRCODE = 'PS006', DETAIL = 'It is saga ' || before.saga_id || '.';
             END IF;

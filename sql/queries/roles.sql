@@ -25,8 +25,8 @@ BEGIN
     -- A service: it calls functions, and sees no table.
     -- An operator: he reads everything, and asks; dead letters he handles himself.
     FOR may IN SELECT * FROM (VALUES
-        (app, ARRAY['start', 'signal', 'saga_by_key', 'status', 'publish', 'inbox_claim', 'now', 'uuid7']),
-        (ops, ARRAY['ask', 'restart', 'start', 'signal', 'saga_by_key', 'status', 'cancel', 'pause', 'unpause', 'retry', 'skip', 'resolve',
+        (app, ARRAY['start', 'start_many', 'signal', 'saga_by_key', 'status', 'publish', 'inbox_claim', 'now', 'uuid7']),
+        (ops, ARRAY['ask', 'restart', 'start', 'start_many', 'signal', 'saga_by_key', 'status', 'cancel', 'pause', 'unpause', 'retry', 'skip', 'resolve',
                     'outbox_redrive', 'outbox_drop', 'erase', 'now', 'uuid7']),
         (readonly, ARRAY['now'])) AS m(role, functions) LOOP
         FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pgsagaz'::regnamespace AND proname = ANY (may.functions) LOOP
