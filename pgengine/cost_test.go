@@ -3,88 +3,16 @@ package pgengine_test
 import (
 	"context"
 	"fmt"
-	"net"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/internal/pgmeter"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
-
-// meter counts what one connection costs: round trips by its turns from writing to reading, commits and
-// statements by a tracer.
-type meter struct {
-	trips, commits, notifies atomic.Int64
-}
-
-func (m *meter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	return &meteredConn{Conn: conn, m: m}, err
-}
-
-type meteredConn struct {
-	net.Conn
-	m     *meter
-	wrote atomic.Bool
-}
-
-func (c *meteredConn) Write(b []byte) (int, error) {
-	c.wrote.Store(true)
-	return c.Conn.Write(b)
-}
-
-func (c *meteredConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if n > 0 && c.wrote.Swap(false) {
-		c.m.trips.Add(1)
-	}
-	return n, err
-}
-
-// autocommitted: a statement outside of a transaction is a commit of its own.
-func (m *meter) begin(conn *pgx.Conn, statements ...string) {
-	whole := strings.ToLower(strings.Join(statements, ";"))
-	if conn.PgConn().TxStatus() == 'I' && !strings.HasPrefix(whole, "begin") && !strings.HasPrefix(whole, "select 1 /* ping") {
-		m.commits.Add(1)
-	}
-	if strings.Contains(whole, "pg_notify") && (conn.PgConn().TxStatus() != 'I' || strings.HasPrefix(whole, "begin")) {
-		m.notifies.Add(1)
-	}
-}
-
-func (m *meter) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	m.begin(conn, d.SQL)
-	return ctx
-}
-
-func (m *meter) TraceQueryEnd(_ context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
-	if d.CommandTag.String() == "COMMIT" {
-		m.commits.Add(1)
-	}
-}
-
-func (m *meter) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
-	var all []string
-	for _, q := range d.Batch.QueuedQueries {
-		all = append(all, q.SQL)
-	}
-	m.begin(conn, all...)
-	return ctx
-}
-
-func (m *meter) TraceBatchQuery(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchQueryData) {
-	if d.CommandTag.String() == "COMMIT" {
-		m.commits.Add(1)
-	}
-}
-
-func (m *meter) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
 
 // chainOf is a linear saga of TxSteps with u statements each.
 func chainOf(n, u int) pgengine.Definition {
@@ -116,11 +44,10 @@ func TestCostOfAStep(t *testing.T) {
 		t.Run(fmt.Sprintf("%d statements", u), func(t *testing.T) {
 			t.Parallel()
 			cost := func(steps int) (trips, commits, jobs int64) {
-				var m meter
+				var m pgmeter.Meter
 				pool := sqltest.Config(t, func(c *pgxpool.Config) {
 					c.MaxConns = 1
-					c.ConnConfig.DialFunc = m.dial
-					c.ConnConfig.Tracer = &m
+					m.Attach(c.ConnConfig)
 					c.PingTimeout = time.Minute
 				})
 				execute(t, pool, `CREATE TABLE effect (saga uuid NOT NULL, step text NOT NULL)`)
@@ -132,11 +59,11 @@ func TestCostOfAStep(t *testing.T) {
 				drive := func() {
 					id := start(t, e, race{}, nil).ID
 					k := ticket(t, pool, id, "race", "")
-					before, committed := m.trips.Load(), m.commits.Load()
+					before, committed := m.Trips.Load(), m.Transactions.Load()
 					if err := e.Run(t.Context(), k, pgengine.RunOptions{Worker: "w"}); err != nil {
 						t.Fatal(err)
 					}
-					trips, commits = m.trips.Load()-before, m.commits.Load()-committed
+					trips, commits = m.Trips.Load()-before, m.Transactions.Load()-committed
 					if states := wait(t, e, id); states[pgengine.Completed] != 1 {
 						t.Fatalf("%v, want completed in one drive", states)
 					}
@@ -144,7 +71,7 @@ func TestCostOfAStep(t *testing.T) {
 				}
 				drive() // prepares the statements
 				drive()
-				if n := m.notifies.Load(); n > 0 {
+				if n := m.Notifies.Load(); n > 0 {
 					t.Errorf("%d pg_notify inside transactions", n)
 				}
 				return trips, commits, jobs

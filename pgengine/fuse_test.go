@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/internal/pgmeter"
 	"github.com/pgsagaz/pgsagaz/jobs"
 	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/pgengine/pgenginetest"
@@ -223,11 +224,10 @@ func TestFusedStepThatKills(t *testing.T) {
 func TestCostOfFusedSteps(t *testing.T) {
 	t.Parallel()
 	cost := func(n int) (trips, commits int64) {
-		var m meter
+		var m pgmeter.Meter
 		pool := sqltest.Config(t, func(c *pgxpool.Config) {
 			c.MaxConns = 1
-			c.ConnConfig.DialFunc = m.dial
-			c.ConnConfig.Tracer = &m
+			m.Attach(c.ConnConfig)
 			c.PingTimeout = time.Minute
 		})
 		execute(t, pool, `CREATE TABLE effect (saga uuid NOT NULL, step text NOT NULL)`)
@@ -241,11 +241,11 @@ func TestCostOfFusedSteps(t *testing.T) {
 		for range 2 { // the first prepares the statements
 			id := start(t, e, race{}, nil).ID
 			k := ticket(t, pool, id, "race", "")
-			before, committed := m.trips.Load(), m.commits.Load()
+			before, committed := m.Trips.Load(), m.Transactions.Load()
 			if err := e.Run(t.Context(), k, pgengine.RunOptions{Worker: "w", Budget: time.Minute}); err != nil {
 				t.Fatal(err)
 			}
-			trips, commits = m.trips.Load()-before, m.commits.Load()-committed
+			trips, commits = m.Trips.Load()-before, m.Transactions.Load()-committed
 			if states := wait(t, e, id); states[pgengine.Completed] != 1 {
 				t.Fatalf("%v, want completed in one drive", states)
 			}

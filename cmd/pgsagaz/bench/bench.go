@@ -27,6 +27,9 @@ type Result struct {
 	// LatencyRatio is the engine's p50 over the floor's, the median of the rounds.
 	LatencyRatio float64   `json:"latency_ratio"`
 	Ratios       []float64 `json:"ratios"` // of the single rounds
+	// What one saga takes; only of some benchmarks.
+	EngineCost Cost `json:"engine_cost,omitzero"`
+	FloorCost  Cost `json:"floor_cost,omitzero"`
 }
 
 // Figures are the medians over the rounds.
@@ -72,22 +75,39 @@ func (o Options) withDefaults() Options {
 // side is one of the two: it does one unit of work and says how long it took, from the asking to the end.
 type side func(ctx context.Context) error
 
-// pair measures engine and floor in turns.
-func pair(ctx context.Context, o Options, name string, concurrency int, engine, floor side) (Result, error) {
+// pair measures engine and floor in turns, and with g what they cost.
+func pair(ctx context.Context, o Options, g *gauge, name string, concurrency int, engine, floor side) (Result, error) {
 	r := Result{Name: name, Steps: o.Steps, Concurrency: concurrency, Rounds: o.Rounds}
 	var engines, floors []Figures
+	var engineUnits, floorUnits float64
+	spend := func(work side, duration time.Duration, total *Cost, units *float64) (Figures, error) {
+		before, err := g.read(ctx)
+		if err != nil {
+			return Figures{}, err
+		}
+		f, n, err := measure(ctx, duration, concurrency, work)
+		if err != nil {
+			return f, err
+		}
+		after, err := g.read(ctx)
+		*total, *units = total.plus(after, 1).plus(before, -1), *units+float64(n)
+		return f, err
+	}
 	// A first short round of each warms caches, connections and plans, and is not counted.
 	for round := -1; round < o.Rounds; round++ {
 		duration := o.Duration
 		if round < 0 {
 			duration = min(duration, time.Second)
 		}
+		if round == 0 {
+			r.EngineCost, r.FloorCost, engineUnits, floorUnits = Cost{}, Cost{}, 0, 0
+		}
 		o.Progress(fmt.Sprintf("%s, %d in flight: round %d of %d", name, concurrency, round+1, o.Rounds))
-		f, err := measure(ctx, duration, concurrency, floor)
+		f, err := spend(floor, duration, &r.FloorCost, &floorUnits)
 		if err != nil {
 			return r, fmt.Errorf("floor: %w", err)
 		}
-		e, err := measure(ctx, duration, concurrency, engine)
+		e, err := spend(engine, duration, &r.EngineCost, &engineUnits)
 		if err != nil {
 			return r, fmt.Errorf("engine: %w", err)
 		}
@@ -102,11 +122,12 @@ func pair(ctx context.Context, o Options, name string, concurrency int, engine, 
 	}
 	r.Ratio, r.LatencyRatio = median(r.Ratios), median(latencies)
 	r.Engine, r.Floor = medians(engines), medians(floors)
+	r.EngineCost, r.FloorCost = r.EngineCost.each(engineUnits), r.FloorCost.each(floorUnits)
 	return r, nil
 }
 
-// measure keeps concurrency of work in flight for duration, and waits for the last to end.
-func measure(ctx context.Context, duration time.Duration, concurrency int, work side) (Figures, error) {
+// measure keeps concurrency of work in flight for duration, and waits for the last to end. n: how often it was done.
+func measure(ctx context.Context, duration time.Duration, concurrency int, work side) (f Figures, n int, err error) {
 	var mu sync.Mutex
 	var took []float64
 	var failed error
@@ -124,7 +145,7 @@ func measure(ctx context.Context, duration time.Duration, concurrency int, work 
 					mu.Unlock()
 					return
 				}
-				took = append(took, float64(time.Since(t).Microseconds())/1000)
+				took = append(took, milliseconds(time.Since(t)))
 				mu.Unlock()
 			}
 		})
@@ -132,11 +153,13 @@ func measure(ctx context.Context, duration time.Duration, concurrency int, work 
 	wg.Wait()
 	elapsed := time.Since(begun)
 	if failed != nil {
-		return Figures{}, failed
+		return Figures{}, 0, failed
 	}
 	sorted(took)
-	return Figures{PerSecond: float64(len(took)) / elapsed.Seconds(), P50: quantile(took, 0.5), P99: quantile(took, 0.99)}, nil
+	return Figures{PerSecond: float64(len(took)) / elapsed.Seconds(), P50: quantile(took, 0.5), P99: quantile(took, 0.99)}, len(took), nil
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func sorted(v []float64) { slices.Sort(v) }
 

@@ -4,28 +4,23 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/internal/pgmeter"
 	"github.com/pgsagaz/pgsagaz/outbox/memorypub"
 )
 
 // idle watches a relay that has nothing to do.
 func (b *outboxBench) idle(ctx context.Context) ([]Measure, error) {
 	b.Progress(fmt.Sprintf("a relay that has nothing to do, for %v", b.Idle))
-	var trips atomic.Int64
+	var meter pgmeter.Meter
 	config := b.config.Copy()
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		return countedConn{conn, &trips}, err
-	}
+	meter.Attach(config.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, err
@@ -43,13 +38,13 @@ func (b *outboxBench) idle(ctx context.Context) ([]Measure, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, server, n, begun := cpu([]int{os.Getpid()}), cpu(pids), trips.Load(), time.Now()
+	client, server, n, begun := cpu([]int{os.Getpid()}), cpu(pids), meter.Trips.Load(), time.Now()
 	if err := pause(ctx, b.Idle); err != nil {
 		return nil, err
 	}
 	took := time.Since(begun)
 	m := Measure{Name: "idle", What: fmt.Sprintf("round trips of a relay that has nothing to do, and what it and its %d backends take of a core, over %v", len(pids), b.Idle),
-		PerSecond: float64(trips.Load()-n) / took.Seconds(),
+		PerSecond: float64(meter.Trips.Load()-n) / took.Seconds(),
 		ClientCPU: 100 * (cpu([]int{os.Getpid()}) - client).Seconds() / took.Seconds(),
 		ServerCPU: 100 * (cpu(pids) - server).Seconds() / took.Seconds()}
 	return []Measure{m}, stop()
@@ -99,15 +94,4 @@ func cpu(pids []int) (total time.Duration) {
 		}
 	}
 	return total
-}
-
-// countedConn counts what is sent: a batch is sent at once, so that this is round trips.
-type countedConn struct {
-	net.Conn
-	n *atomic.Int64
-}
-
-func (c countedConn) Write(b []byte) (int, error) {
-	c.n.Add(1)
-	return c.Conn.Write(b)
 }

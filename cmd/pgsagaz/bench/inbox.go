@@ -127,7 +127,7 @@ func duplicates(ctx context.Context, pool *pgxpool.Pool, o Options) (Result, err
 			return err
 		})
 	}
-	return pair(ctx, o, "duplicate", 1, ours, floor)
+	return pair(ctx, o, nil, "duplicate", 1, ours, floor)
 }
 
 func claimAndEffect(ctx context.Context, pool *pgxpool.Pool, o Options, name string) (results []Result, err error) {
@@ -143,7 +143,7 @@ func claimAndEffect(ctx context.Context, pool *pgxpool.Pool, o Options, name str
 		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return benchHandler(ctx, tx, m) })
 	}
 	for _, concurrency := range o.Concurrency {
-		r, err := pair(ctx, o, name, concurrency, ours, floor)
+		r, err := pair(ctx, o, nil, name, concurrency, ours, floor)
 		if err != nil {
 			return results, err
 		}

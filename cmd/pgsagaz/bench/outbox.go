@@ -188,7 +188,7 @@ func (b *outboxBench) inserts(ctx context.Context, duration time.Duration) (n in
 	payload := make([]byte, 200)
 	var count atomic.Int64
 	begun := time.Now()
-	_, err = measure(ctx, duration, 8, func(ctx context.Context) error {
+	_, _, err = measure(ctx, duration, 8, func(ctx context.Context) error {
 		messages := make([]outbox.Message, 10)
 		i := count.Add(10)
 		for j := range messages {
@@ -294,7 +294,7 @@ func (b *outboxBench) transactions(ctx context.Context) ([]Measure, error) {
 		_, err := tx.Exec(ctx, "INSERT INTO pgsagaz_bench.effect (saga, step) VALUES ($1, 'bench')", uuid.New().String())
 		return err
 	}
-	r, err := pair(ctx, b.Options, "transactions that publish", 32,
+	r, err := pair(ctx, b.Options, nil, "transactions that publish", 32,
 		func(ctx context.Context) error {
 			return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
 				if err := effect(ctx, tx); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgsagaz/pgsagaz/jobs"
 	"github.com/pgsagaz/pgsagaz/pgengine"
+	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 const insertEffect = `INSERT INTO pgsagaz_bench.effect (saga, step) VALUES ($1, $2)`
@@ -46,12 +47,18 @@ func chain(version, n int, fuse bool) pgengine.Definition {
 // Saga measures chains of TxSteps, from the start to the end of a saga, in one process, against the
 // same INSERTs with one state write each, committed step by step: four round trips and one commit a step. It does so
 // twice: with a commit a step, and with steps that share one ([pgengine.Saga.Fuse]).
-// The database must be migrated, and the pool have sql.WakeOnCommit. What it writes stays in the schema pgsagaz_bench, and its sagas.
-func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result, err error) {
+// The database must be migrated. What it writes stays in the schema pgsagaz_bench, and its sagas.
+func Saga(ctx context.Context, config *pgxpool.Config, o Options) (results []Result, err error) {
 	o = o.withDefaults()
 	if o.Steps < 1 || o.Steps > 1000 {
 		return nil, fmt.Errorf("bench: %d steps; it must be 1 to 1000", o.Steps)
 	}
+	pool, g, err := metered(ctx, config, sql.WakeOnCommit)
+	if err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
+	}
+	defer g.pool.Close()
+	defer pool.Close()
 	if err := prepare(ctx, pool); err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
@@ -97,7 +104,7 @@ func Saga(ctx context.Context, pool *pgxpool.Pool, o Options) (results []Result,
 			name    string
 			version int
 		}{{"saga", single}, {"saga, fused", fused}} {
-			r, err := pair(ctx, o, kind.name, concurrency, ours(kind.version), floor)
+			r, err := pair(ctx, o, g, kind.name, concurrency, ours(kind.version), floor)
 			if err != nil {
 				return results, fmt.Errorf("bench %s, %d in flight: %w", kind.name, concurrency, err)
 			}

@@ -33,25 +33,27 @@ func (a *app) bench() *cobra.Command {
 				return err
 			}
 			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
-				sql.WakeOnCommit(config)
-				pool, err := pgxpool.NewWithConfig(cmd.Context(), config)
+				results, err := bench.Saga(cmd.Context(), config, o)
 				if err != nil {
 					return err
 				}
-				defer pool.Close()
-				results, err := bench.Saga(cmd.Context(), pool, o)
+				return a.print(results, func(w io.Writer) { pairs(w, "sagas/s", results) })
+			})
+		},
+	}
+	start := &cobra.Command{
+		Use: "start", Short: "Starts alone, one a transaction and 1,000, against the same rows by hand", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := a.benchOptions()
+			if err != nil {
+				return err
+			}
+			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
+				results, err := bench.Start(cmd.Context(), config, o)
 				if err != nil {
 					return err
 				}
-				return a.print(results, func(w io.Writer) {
-					rows := [][]string{{"", "in flight", "sagas/s", "p50 ms", "p99 ms", "floor/s", "p50 ms", "p99 ms", "ratio", "p50 ratio"}}
-					for _, r := range results {
-						rows = append(rows, []string{r.Name, strconv.Itoa(r.Concurrency),
-							figure(r.Engine.PerSecond), figure(r.Engine.P50), figure(r.Engine.P99),
-							figure(r.Floor.PerSecond), figure(r.Floor.P50), figure(r.Floor.P99), figure(r.Ratio), figure(r.LatencyRatio)})
-					}
-					table(w, "", rows)
-				})
+				return a.print(results, func(w io.Writer) { pairs(w, "starts/s", results) })
 			})
 		},
 	}
@@ -113,9 +115,30 @@ func (a *app) bench() *cobra.Command {
 	}
 	a.cfg.bind(box.Flags(), "duration", "rounds", "idle")
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
+	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size")
 	a.cfg.bind(wake.Flags(), "duration")
-	cmd.AddCommand(saga, wake, box, a.benchInbox())
+	cmd.AddCommand(saga, start, wake, box, a.benchInbox())
 	return cmd
+}
+
+// pairs prints figures beside their floors, and then what each saga costs.
+func pairs(w io.Writer, unit string, results []bench.Result) {
+	rows := [][]string{{"", "in flight", unit, "p50 ms", "p99 ms", "floor/s", "p50 ms", "p99 ms", "ratio", "p50 ratio"}}
+	costs := [][]string{{"each takes", "in flight", "round trips", "statements", "transactions", "WAL kB", "client CPU ms", "server CPU ms"}}
+	cost := func(name string, concurrency int, c bench.Cost) {
+		costs = append(costs, []string{name, strconv.Itoa(concurrency), figure(c.RoundTrips), figure(c.Statements), figure(c.Transactions),
+			figure(c.WALBytes / 1000), figure(c.ClientCPU), figureOrDash(c.ServerCPU)})
+	}
+	for _, r := range results {
+		rows = append(rows, []string{r.Name, strconv.Itoa(r.Concurrency),
+			figure(r.Engine.PerSecond), figure(r.Engine.P50), figure(r.Engine.P99),
+			figure(r.Floor.PerSecond), figure(r.Floor.P50), figure(r.Floor.P99), figure(r.Ratio), figure(r.LatencyRatio)})
+		cost(r.Name, r.Concurrency, r.EngineCost)
+		cost(r.Name+": floor", r.Concurrency, r.FloorCost)
+	}
+	table(w, "", rows)
+	fmt.Fprintln(w)
+	table(w, "", costs)
 }
 
 func figure(f float64) string { return strconv.FormatFloat(f, 'f', 2, 64) }
