@@ -37,7 +37,7 @@ func (a *app) bench() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print(results, func(w io.Writer) { pairs(w, "sagas/s", results) })
+				return errors.Join(a.print(results, func(w io.Writer) { pairs(w, "sagas/s", results) }), a.atLeast(results))
 			})
 		},
 	}
@@ -53,7 +53,7 @@ func (a *app) bench() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print(results, func(w io.Writer) { pairs(w, "starts/s", results) })
+				return errors.Join(a.print(results, func(w io.Writer) { pairs(w, "starts/s", results) }), a.atLeast(results))
 			})
 		},
 	}
@@ -114,8 +114,8 @@ func (a *app) bench() *cobra.Command {
 		},
 	}
 	a.cfg.bind(box.Flags(), "duration", "rounds", "idle")
-	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size")
-	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size")
+	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size", "at-least")
+	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size", "at-least")
 	a.cfg.bind(wake.Flags(), "duration")
 	cmd.AddCommand(saga, start, wake, box, a.benchInbox())
 	return cmd
@@ -139,6 +139,20 @@ func pairs(w io.Writer, unit string, results []bench.Result) {
 	table(w, "", rows)
 	fmt.Fprintln(w)
 	table(w, "", costs)
+}
+
+// atLeast says which ratios are below the one that was asked for.
+func (a *app) atLeast(results []bench.Result) error {
+	var low []string
+	for _, r := range results {
+		if r.Ratio < a.cfg.benchAtLeast {
+			low = append(low, fmt.Sprintf("%s, %d in flight: %s of its floor", r.Name, r.Concurrency, figure(r.Ratio)))
+		}
+	}
+	if len(low) > 0 {
+		return fmt.Errorf("less than %s (--at-least): %s", figure(a.cfg.benchAtLeast), strings.Join(low, "; "))
+	}
+	return nil
 }
 
 func figure(f float64) string { return strconv.FormatFloat(f, 'f', 2, 64) }

@@ -46,6 +46,7 @@ type config struct {
 	benchConcurrency        []string
 	benchDuration           time.Duration
 	benchIdle               time.Duration
+	benchAtLeast            float64
 
 	orders, demoWorkers int
 	failRate            float64
@@ -130,6 +131,7 @@ func (c *config) settings() []setting {
 		{&c.benchConcurrency, "concurrency", "", []string{"1", "64"}, "how many sagas are in flight; one result each"},
 		{&c.benchDuration, "duration", "", 3 * time.Second, "how long one round of one side takes"},
 		{&c.benchIdle, "idle", "", 10 * time.Second, "how long a relay that has nothing to do is watched"},
+		{&c.benchAtLeast, "at-least", "", 0.0, "fail if a throughput is less than this part of its floor's; 0: never"},
 		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
 		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox"},
 
