@@ -421,10 +421,26 @@ func TestStatus(t *testing.T) {
 	if current != 1 || s.Slots[0].Bytes == 0 {
 		t.Errorf("slots: %+v", s.Slots)
 	}
+	reader, err := w.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead}) // keeps the database from cleaning up
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
 	broker.Up()
 	w.arrived(3)
+	for i := range 5 {
+		w.publish(message("c", i))
+	}
+	if s, err = outbox.GetStatus(t.Context(), w.pool); err != nil || s.Guards.XminAge < 5 || s.Guards.OldestTransaction <= 0 || s.Guards.NotifyQueue < 0 || s.Guards.Warnings == nil {
+		t.Errorf("with a snapshot that is held: %+v, %v", s.Guards, err)
+	}
+	if err := reader.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	w.until("nothing is pending", func() bool {
 		s, err := outbox.GetStatus(t.Context(), w.pool)
-		return err == nil && s.Pending == 0 && s.Relays[0].Published == 3
+		return err == nil && s.Pending == 0 && s.Relays[0].Published == 8
 	})
 }
