@@ -292,6 +292,38 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// TestASlotThatIsNotEmptyIsNotReused: where nobody publishes, writers stay in the last slot that was free.
+func TestASlotThatIsNotEmptyIsNotReused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rotate := func() bool {
+		w.Helper()
+		return query[bool](w, "SELECT rotated FROM pgsagaz.outbox_rotate(0, '1 hour', false)")
+	}
+	for i := range 4 {
+		w.publish(message("a", i))
+		if rotated := rotate(); rotated != (i < 3) {
+			t.Errorf("with messages in %d of 4 slots writers go on to the next: %v", i+1, rotated)
+		}
+	}
+	w.publish(message("a", 4))
+	if rotate() {
+		t.Error("writers go on to a slot with messages in it")
+	}
+	if got := query[string](w, "SELECT string_agg(slot::text, ' ' ORDER BY id) FROM pgsagaz.outbox"); got != "0 1 2 3 3" {
+		t.Errorf("the messages are in slots %s, want 0 1 2 3 3", got)
+	}
+	w.relay(w.broker, outbox.Config{RotateRows: 1})
+	w.arrived(5)
+	if got := ofKey(w.broker.Events("t"), "a"); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+		t.Errorf("%v arrived", got)
+	}
+	w.until("there is room again", func() bool {
+		w.publish(message("b", 1))
+		return query[int](w, "SELECT slot FROM pgsagaz.outbox_state") != 3
+	})
+}
+
 // TestTruncateLooksTwice: a message that comes in between the look at a slot and its lock is not lost.
 func TestTruncateLooksTwice(t *testing.T) {
 	t.Parallel()
