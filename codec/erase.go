@@ -42,7 +42,8 @@ var (
 
 // Erase destroys the data key of a subject, in tx: when it has committed, no payload of the subject can be decoded any more.
 // Processes that have the key in memory may do so for KeepKeys longer (1 min by default). The row stays, and says who erased it and why.
-// New sagas of the subject are refused from then on.
+// New sagas and messages of the subject are refused from then on. It waits for transactions that have started or published some; tx has to be
+// READ COMMITTED, so that it sees them.
 //
 // Errors: [ErrNoSubject]; [ErrInUse] without Force.
 func Erase(ctx context.Context, tx pgx.Tx, subject string, o EraseOptions) (Erasure, error) {

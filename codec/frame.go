@@ -18,6 +18,15 @@ var jsonMagic = []byte(`{"pgsagaz":1,`)
 // IsEncoded says whether bytes are an encoded payload.
 func IsEncoded(stored []byte) bool { return encoded(stored) }
 
+// Under is the key that an encoded payload is under; the common one for any other. Nothing is decoded.
+func Under(stored []byte) Key {
+	if !encoded(stored) {
+		return Key{}
+	}
+	f, _ := unmarshal(stored) // what does not read has no key
+	return f.key
+}
+
 func encoded(stored []byte) bool     { return bytes.HasPrefix(stored, magic) }
 func encodedJSON(stored []byte) bool { return bytes.HasPrefix(stored, jsonMagic) }
 

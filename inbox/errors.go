@@ -85,8 +85,12 @@ func passing(err error) bool {
 	return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53")
 }
 
-// conflicting says whether Postgres is there, and would not have the transaction.
+// conflicting says whether others may get through where this failed: Postgres is there, and would not have the transaction, or
+// a key is missing that others do not need.
 func conflicting(err error) bool {
+	if errors.As(err, new(*codec.Error)) {
+		return true
+	}
 	switch sql.State(err) {
 	case "40001", "40P01", "55P03", "23514":
 		return true

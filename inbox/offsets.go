@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -14,7 +15,13 @@ type Offset struct {
 	Topic     string
 	Partition int
 	Next      int64
+	// Resets is how often the offset was reset, as Load tells, and Save is to be told.
+	Resets int64
 }
+
+// ErrReset: an offset was reset since it was loaded, and was not saved. What was counted since says nothing of the log as it is
+// now: load again, and read on from there.
+var ErrReset = errors.New("inbox: an offset was reset since it was loaded")
 
 // Offsets keeps, in Postgres, how far a consumer has come in the partitions of a log. It stands in for what the broker knows of it: so
 // a group whose offsets have expired or were wiped, or a cluster that was restored beside the database, is no reason to read all again or to
@@ -38,7 +45,7 @@ func (o *Offsets) Load(ctx context.Context) (all []Offset, err error) {
 	defer rows.Close()
 	for rows.Next() {
 		var at Offset
-		if err := rows.Scan(&at.Topic, &at.Partition, &at.Next); err != nil {
+		if err := rows.Scan(&at.Topic, &at.Partition, &at.Next, &at.Resets); err != nil {
 			return nil, fmt.Errorf("offsets of %s: %w", o.consumer, err)
 		}
 		all = append(all, at)
@@ -46,22 +53,29 @@ func (o *Offsets) Load(ctx context.Context) (all []Offset, err error) {
 	return all, rows.Err()
 }
 
-// Save moves offsets forward. One that is further already stays, whoever comes late.
+// Save moves offsets forward. One that is further already stays, whoever comes late. Error: [ErrReset]; those that were not reset are saved
+// then.
 func (o *Offsets) Save(ctx context.Context, offsets ...Offset) error {
-	return o.write(ctx, false, offsets)
+	return o.write(ctx, sql.InboxOffsetSave, offsets)
 }
 
-// Reset sets offsets, also back: for a topic that was made anew, or to read again. What the inbox knows is still a duplicate.
+// Reset sets offsets, also back: for a topic that was made anew, or to read again. They are to come from Load, with another Next. A
+// consumer that runs notices it when it saves the next time, and reads on from there. What the inbox knows is still a duplicate. Error: [ErrReset].
 func (o *Offsets) Reset(ctx context.Context, offsets ...Offset) error {
-	return o.write(ctx, true, offsets)
+	return o.write(ctx, sql.InboxOffsetReset, offsets)
 }
 
-func (o *Offsets) write(ctx context.Context, reset bool, offsets []Offset) error {
-	topics, partitions, next := make([]string, len(offsets)), make([]int32, len(offsets)), make([]int64, len(offsets))
+func (o *Offsets) write(ctx context.Context, statement string, offsets []Offset) error {
+	n := len(offsets)
+	topics, partitions, next, resets := make([]string, n), make([]int32, n), make([]int64, n), make([]int64, n)
 	for i, at := range offsets {
-		topics[i], partitions[i], next[i] = at.Topic, int32(at.Partition), at.Next
+		topics[i], partitions[i], next[i], resets[i] = at.Topic, int32(at.Partition), at.Next, at.Resets
 	}
-	if _, err := o.pool.Exec(ctx, sql.InboxOffsetSave, o.consumer, topics, partitions, next, reset); err != nil {
+	tag, err := o.pool.Exec(ctx, statement, o.consumer, topics, partitions, next, resets)
+	if err == nil && tag.RowsAffected() < int64(n) {
+		err = ErrReset
+	}
+	if err != nil {
 		return fmt.Errorf("offsets of %s: %w", o.consumer, err)
 	}
 	return nil

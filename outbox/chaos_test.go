@@ -244,10 +244,15 @@ func (w world) compare() {
 		}
 	}
 	got, seen := map[string][]string{}, map[string]bool{}
+	sequence := map[string]int64{}
 	for _, e := range w.broker.Events("t") {
 		if p := string(e.Payload); !seen[p] {
 			seen[p] = true
 			got[e.Key] = append(got[e.Key], p)
+			if e.Sequence <= sequence[e.Key] {
+				w.Errorf("key %s: sequence %d came after %d", e.Key, e.Sequence, sequence[e.Key])
+			}
+			sequence[e.Key] = e.Sequence
 			if !all[p] {
 				w.Errorf("key %s: an event arrived that was not committed", e.Key)
 			}

@@ -92,6 +92,7 @@ const (
 	busyPoll     = 5 * time.Millisecond   // while there is something to do
 	busyFor      = 100 * time.Millisecond // after there was
 	batchBytes   = 1 << 20                // of payloads in one call, above one event
+	probeBytes   = 64 << 10               // of those in a call for a part of the broker that took nothing the last time
 	windowBytes  = 64 << 20
 	checkpoint   = 100 * time.Millisecond // between two of a cursor
 	brokerFirst  = 10 * time.Millisecond  // backoff after a failure of the broker

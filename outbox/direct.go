@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -109,12 +110,11 @@ func (d *Direct) PublishAfterCommit(ctx context.Context, tx pgx.Tx, messages ...
 	if len(messages) == 0 {
 		return func(context.Context) error { return nil }, nil
 	}
-	tag, err := tx.Exec(ctx, sql.OutboxDirectInsert, append(r.args(sagaID, step), d.cfg.Lease)...)
-	if err == nil {
-		err = written(tag, len(messages))
-	}
-	if err != nil {
-		return nil, failed(err)
+	b := &pgx.Batch{}
+	holdSubject(b, r.payloads[0])
+	b.Queue(sql.OutboxDirectInsert, append(r.args(sagaID, step), d.cfg.Lease)...).Exec(func(tag pgconn.CommandTag) error { return written(tag, len(messages)) })
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return nil, failed(err, r.payloads[0])
 	}
 	return func(ctx context.Context) error { return d.send(ctx, begun, r.ids, events) }, nil
 }

@@ -20,13 +20,15 @@ type lane struct {
 	retryAt  time.Time // after such
 	keys     map[string]*keyFault
 
+	topics map[string]*keyFault // aside: of which nothing got through the last time
+
 	aside *lane           // where keys go that do not get through while others do; nil: this is such a lane
 	away  map[string]bool // the keys that are there
 	of    *lane           // whose lane for those this is; nil: nobody's
 }
 
 func newLane() *lane {
-	l := &lane{aside: &lane{keys: map[string]*keyFault{}}, keys: map[string]*keyFault{}, away: map[string]bool{}}
+	l := &lane{aside: &lane{keys: map[string]*keyFault{}, topics: map[string]*keyFault{}}, keys: map[string]*keyFault{}, away: map[string]bool{}}
 	l.aside.of = l
 	return l
 }
@@ -47,7 +49,7 @@ func faultName(e Event) string {
 	return e.Key
 }
 
-// keyFault is a key that does not get through while others do.
+// keyFault is a key, or a topic, that does not get through while others do.
 type keyFault struct {
 	failures int
 	retryAt  time.Time
@@ -55,6 +57,9 @@ type keyFault struct {
 
 // pick takes the next call's events off the queue: the first ones, but for keys that have to wait. next is
 // when it is worth asking again, if nothing can go now; zero: when there is something new.
+//
+// Of a topic of which nothing got through, it takes a few for a probe now and then: their bodies may have to be read again for it, and a topic may
+// be away for hours.
 func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	if l.inFlight != nil || len(l.queue) == 0 {
 		return nil, time.Time{}
@@ -67,7 +72,7 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 		bytes += it.size()
 		return len(batch) < most && (bytes <= batchBytes || len(batch) == 0)
 	}
-	if len(l.keys) == 0 {
+	if len(l.keys) == 0 && len(l.topics) == 0 {
 		n := 0
 		for n < len(l.queue) && fits(l.queue[n]) {
 			n++
@@ -78,14 +83,34 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 		return batch, time.Time{}
 	}
 	var rest []*item
+	waits := func(fault *keyFault) bool {
+		if fault == nil || !now.Before(fault.retryAt) {
+			return false
+		}
+		if next.IsZero() || fault.retryAt.Before(next) {
+			next = fault.retryAt
+		}
+		return true
+	}
+	probes := map[string]int{}  // bytes in the batch, of topics that may be away; below 0: that is enough of them
+	passed := map[string]bool{} // keys of which an event stays here for its topic's sake: what follows it, to whatever topic, does too
 	for i, it := range l.queue {
-		fault := l.keys[faultName(it.event)]
-		if fault != nil && now.Before(fault.retryAt) {
-			if next.IsZero() || fault.retryAt.Before(next) {
-				next = fault.retryAt
+		name, topic := faultName(it.event), l.topics[it.event.Topic]
+		if topic != nil {
+			probe, begun := probes[it.event.Topic]
+			if waits(topic) || begun && (probe < 0 || probe+it.size() > probeBytes) {
+				probes[it.event.Topic] = -1
+				passed[name] = true
+				rest = append(rest, it)
+				continue
 			}
+		}
+		if passed[name] || waits(l.keys[name]) {
 			rest = append(rest, it)
 			continue
+		}
+		if topic != nil {
+			probes[it.event.Topic] += it.size()
 		}
 		if !fits(it) {
 			rest = append(rest, l.queue[i:]...)
@@ -110,6 +135,10 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	for _, it := range l.inFlight {
 		delete(l.keys, faultName(it.event))
 	}
+	if l.of != nil {
+		l.judge(now, failed, jitter)
+	}
+	called := len(l.inFlight)
 	l.inFlight = nil
 	if len(failed) > 0 {
 		l.queue = append(slices.Clone(failed), l.queue...)
@@ -140,7 +169,38 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 		aside.queue = append(aside.queue, l.takeOut(func(it *item) bool { return l.away[faultName(it.event)] })...)
 	}
 	if l.of != nil {
-		l.of.back()
+		// The next call is for others: behind many keys of a topic that is away there may be some that came here by mishap.
+		failing := l.takeOut(func(it *item) bool { _, ok := again[faultName(it.event)]; return ok })
+		l.queue = append(l.queue, failing...)
+		if len(failed) < called {
+			l.of.back()
+		}
+	}
+}
+
+// judge finds the topics of which nothing got through in a call.
+func (l *lane) judge(now time.Time, failed []*item, jitter float64) {
+	left := map[string]int{}
+	for _, it := range l.inFlight {
+		if it.hold == nil { // those are tried at times of their own
+			left[it.event.Topic]++
+		}
+	}
+	for _, it := range failed {
+		left[it.event.Topic]--
+	}
+	for topic, well := range left {
+		if well > 0 {
+			delete(l.topics, topic)
+			continue
+		}
+		fault := l.topics[topic]
+		if fault == nil {
+			fault = &keyFault{}
+			l.topics[topic] = fault
+		}
+		fault.failures++
+		fault.retryAt = now.Add(backoff(brokerFirst, brokerMost, fault.failures, jitter))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsagaz/pgsagaz/outbox"
@@ -110,6 +111,43 @@ func TestTakeOver(t *testing.T) {
 		if _, err := w.pool.Exec(t.Context(), "UPDATE pgsagaz.outbox_cursor SET epoch = $1", epoch); err == nil {
 			t.Error("a dead relay has buckets again")
 		}
+	}
+}
+
+// TestADeadRelayJudgesNobody: what a relay learns of rejected events after its lease has ended is not recorded, whatever it is.
+func TestADeadRelayJudgesNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	broker := &outboxtest.Faulty{Publisher: w.broker, Poison: (&poison{}).reject}
+	w.relay(broker, outbox.Config{Retry: outbox.Retry{MaxAttempts: 1000, Initial: time.Hour, Max: time.Hour}})
+	w.publish(bad("a"))
+	const row = "SELECT coalesce(string_agg(format('%s %s %s %s', attempts, next_at, error, done), ', '), '') FROM pgsagaz.outbox_stuck WHERE attempts = 1"
+	w.until("the key is set aside", func() bool { return query[string](w, row) != "" })
+	before, id := query[string](w, row), query[int64](w, "SELECT id FROM pgsagaz.outbox_stuck")
+	var dead int64
+	if err := w.pool.QueryRow(t.Context(), "INSERT INTO pgsagaz.outbox_relay (name, lease) VALUES ('dead', '1 second') RETURNING epoch").Scan(&dead); err != nil {
+		t.Fatal(err)
+	}
+	for what, call := range map[string]func() (pgconn.CommandTag, error){
+		"puts off": func() (pgconn.CommandTag, error) {
+			return w.pool.Exec(t.Context(), sql.OutboxStuckRetry, dead, id, 7, 1.0, "late")
+		},
+		"gives up": func() (pgconn.CommandTag, error) {
+			return w.pool.Exec(t.Context(), sql.OutboxStuckDead, dead, id, 7, "late", false)
+		},
+		"is done": func() (pgconn.CommandTag, error) {
+			return w.pool.Exec(t.Context(), sql.OutboxStuckDone, dead, []int64{id})
+		},
+		"sets aside": func() (pgconn.CommandTag, error) {
+			return w.pool.Exec(t.Context(), sql.OutboxStuckPut, dead, []int64{id})
+		},
+	} {
+		if tag, err := call(); err != nil || tag.RowsAffected() != 0 {
+			t.Errorf("who has no lease %s: %v, %v", what, tag, err)
+		}
+	}
+	if after := query[string](w, row); after != before || query[int](w, "SELECT count(*) FROM pgsagaz.outbox_dead") != 0 {
+		t.Errorf("the event is recorded as %s, was %s", after, before)
 	}
 }
 

@@ -53,7 +53,7 @@ func newMetrics(registry prometheus.Registerer, name string) (*relayMetrics, err
 		failures: plain("outbox_optimistic_send_failures_total", "Those of them that it did not; they leave with the poll.", "reason"),
 		latency: metrics.Register(registry, &failed, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "outbox_optimistic_send_latency_seconds", Buckets: latencyBuckets,
-			Help: "From the commit of an event to the broker's acknowledgement, of those that left at once."})),
+			Help: "From the writing of an event, moments before its commit, to the broker's acknowledgement, of those that left at once."})),
 
 		published: vec("outbox_published_events_total", "Events that the broker has acknowledged.", "event_type"),
 		failed:    vec("outbox_failed_events_total", "Failed attempts, by reason: rejected (the event's fault) or broker.", "event_type", "reason"),

@@ -26,6 +26,22 @@ func (m *Message) seal(ctx context.Context, tx pgx.Tx) (err error) {
 	return err
 }
 
+// holdSubject keeps a payload's subject from being erased until tx ends: an erasure that is not by force must not pass over a message
+// that is about to commit, as it would find no key when it is to leave.
+//
+//	Publish                            Erase
+//	holds the row of the key
+//	                                   wants it for itself, and waits
+//	writes, COMMIT
+//	                                   counts what is pending, this too: refused
+//
+// What is nobody's does not come here, and pays nothing. The messages of a call are of one subject, that of ctx.
+func holdSubject(b *pgx.Batch, payload []byte) {
+	if k := codec.Under(payload); k != (codec.Key{}) {
+		b.Queue(sql.DataKeyHold, k.String())
+	}
+}
+
 // opener is a publisher that decodes what it hands on.
 type opener struct {
 	Publisher

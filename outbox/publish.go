@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -66,7 +67,8 @@ var (
 
 // Publish writes messages in tx. Inside a step their saga and step are recorded with them, and their payloads lie in the database
 // as the saga's do (see [codec.With], which says so elsewhere). All messages
-// are checked before the first is written. After an error the transaction must be rolled back.
+// are checked before the first is written. After an error the transaction must be rolled back. An erasure of the subject waits for its
+// end; after one, the error is [codec.ErrErased].
 //
 // What tells relays of the commit is [sql.WakeOnCommit] or [sql.InTx]; without either their poll finds
 // the messages.
@@ -80,6 +82,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 	}
 	var now, later rows
 	var locks []string
+	var sealed []byte // any payload: all are of one subject
 	for i, m := range messages {
 		m.tracedBy(ctx)
 		headers, err := m.complete()
@@ -89,6 +92,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 		if err := m.seal(ctx, tx); err != nil {
 			return fmt.Errorf("publish message %d of %d (topic %q, key %q): %w", i+1, len(messages), m.Topic, m.Key, err)
 		}
+		sealed = m.Payload
 		if m.Serialize && m.Key != "" {
 			locks = append(locks, m.Key)
 		}
@@ -99,6 +103,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 		}
 	}
 	b := &pgx.Batch{}
+	holdSubject(b, sealed)
 	if len(locks) > 0 {
 		b.Queue(sql.OutboxSerialize, locks)
 	}
@@ -109,7 +114,7 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 		b.Queue(sql.OutboxSchedule, append(later.args(sagaID, step), later.due)...).Exec(func(tag pgconn.CommandTag) error { return written(tag, n) })
 	}
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return failed(err)
+		return failed(err, sealed)
 	}
 	for _, bucket := range now.buckets {
 		wakeLater(tx, bucket)
@@ -128,12 +133,19 @@ func publishOne(ctx context.Context, tx pgx.Tx, m Message, sagaID, step string) 
 		return fmt.Errorf("publish message 1 of 1 (topic %q, key %q): %w", m.Topic, m.Key, err)
 	}
 	bucket := bucket(m.Key, m.ID)
-	tag, err := tx.Exec(ctx, sql.OutboxInsertOne, m.ID.String(), bucket, m.Topic, m.Key, m.RoutingKey, m.Type, m.Payload, headers, m.TraceParent, sagaID, step)
-	if err == nil {
-		err = written(tag, 1)
+	args := []any{m.ID.String(), bucket, m.Topic, m.Key, m.RoutingKey, m.Type, m.Payload, headers, m.TraceParent, sagaID, step}
+	var b pgx.Batch
+	if holdSubject(&b, m.Payload); b.Len() > 0 {
+		b.Queue(sql.OutboxInsertOne, args...).Exec(func(tag pgconn.CommandTag) error { return written(tag, 1) })
+		err = tx.SendBatch(ctx, &b).Close()
+	} else {
+		var tag pgconn.CommandTag
+		if tag, err = tx.Exec(ctx, sql.OutboxInsertOne, args...); err == nil {
+			err = written(tag, 1)
+		}
 	}
 	if err != nil {
-		return failed(err)
+		return failed(err, m.Payload)
 	}
 	wakeLater(tx, bucket)
 	return nil
@@ -147,9 +159,13 @@ func written(tag pgconn.CommandTag, n int) error {
 	return nil
 }
 
-func failed(err error) error {
-	if sql.State(err) == sql.StateOutboxFull {
+// failed names the error of a statement that was to write messages, with a payload of theirs.
+func failed(err error, payload []byte) error {
+	switch sql.State(err) {
+	case sql.StateOutboxFull:
 		err = fmt.Errorf("%w: %w", ErrFull, err)
+	case sql.StateErased:
+		err = &codec.Error{Place: "a message", Key: codec.Under(payload), Err: codec.ErrErased}
 	}
 	return fmt.Errorf("publish: %w", err)
 }

@@ -292,6 +292,38 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
+// TestASlotThatIsNotEmptyIsNotReused: where nobody publishes, writers stay in the last slot that was free.
+func TestASlotThatIsNotEmptyIsNotReused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rotate := func() bool {
+		w.Helper()
+		return query[bool](w, "SELECT rotated FROM pgsagaz.outbox_rotate(0, '1 hour', false)")
+	}
+	for i := range 4 {
+		w.publish(message("a", i))
+		if rotated := rotate(); rotated != (i < 3) {
+			t.Errorf("with messages in %d of 4 slots writers go on to the next: %v", i+1, rotated)
+		}
+	}
+	w.publish(message("a", 4))
+	if rotate() {
+		t.Error("writers go on to a slot with messages in it")
+	}
+	if got := query[string](w, "SELECT string_agg(slot::text, ' ' ORDER BY id) FROM pgsagaz.outbox"); got != "0 1 2 3 3" {
+		t.Errorf("the messages are in slots %s, want 0 1 2 3 3", got)
+	}
+	w.relay(w.broker, outbox.Config{RotateRows: 1})
+	w.arrived(5)
+	if got := ofKey(w.broker.Events("t"), "a"); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+		t.Errorf("%v arrived", got)
+	}
+	w.until("there is room again", func() bool {
+		w.publish(message("b", 1))
+		return query[int](w, "SELECT slot FROM pgsagaz.outbox_state") != 3
+	})
+}
+
 // TestTruncateLooksTwice: a message that comes in between the look at a slot and its lock is not lost.
 func TestTruncateLooksTwice(t *testing.T) {
 	t.Parallel()
@@ -421,10 +453,26 @@ func TestStatus(t *testing.T) {
 	if current != 1 || s.Slots[0].Bytes == 0 {
 		t.Errorf("slots: %+v", s.Slots)
 	}
+	reader, err := w.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead}) // keeps the database from cleaning up
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
 	broker.Up()
 	w.arrived(3)
+	for i := range 5 {
+		w.publish(message("c", i))
+	}
+	if s, err = outbox.GetStatus(t.Context(), w.pool); err != nil || s.Guards.XminAge < 5 || s.Guards.OldestTransaction <= 0 || s.Guards.NotifyQueue < 0 || s.Guards.Warnings == nil {
+		t.Errorf("with a snapshot that is held: %+v, %v", s.Guards, err)
+	}
+	if err := reader.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	w.until("nothing is pending", func() bool {
 		s, err := outbox.GetStatus(t.Context(), w.pool)
-		return err == nil && s.Pending == 0 && s.Relays[0].Published == 3
+		return err == nil && s.Pending == 0 && s.Relays[0].Published == 8
 	})
 }

@@ -14,6 +14,8 @@ var (
 	DataKeyList string
 	//go:embed queries/data_key_put.sql
 	DataKeyPut string
+	//go:embed queries/data_key_hold.sql
+	DataKeyHold string
 	//go:embed queries/data_key_erase.sql
 	DataKeyErase string
 	//go:embed queries/data_key_show.sql

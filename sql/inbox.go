@@ -38,6 +38,8 @@ var (
 	InboxOffsetLoad string
 	//go:embed queries/inbox_offset_save.sql
 	InboxOffsetSave string
+	//go:embed queries/inbox_offset_reset.sql
+	InboxOffsetReset string
 	//go:embed queries/inbox_make_partitions.sql
 	InboxMakePartitions string
 	//go:embed queries/inbox_consumer_put.sql

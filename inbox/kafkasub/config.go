@@ -18,9 +18,9 @@ import (
 // Offsets are where a group's offsets are kept, as [inbox.Offsets] does.
 type Offsets interface {
 	Load(ctx context.Context) ([]inbox.Offset, error)
-	// Save moves offsets forward, and none back.
+	// Save moves offsets forward, and none back. An error that is [inbox.ErrReset] has them loaded again.
 	Save(ctx context.Context, offsets ...inbox.Offset) error
-	// Reset sets the offset of a partition whose log ends before it.
+	// Reset sets the offset of a partition whose log ends before it. Of what was loaded before nothing is saved any more.
 	Reset(ctx context.Context, offsets ...inbox.Offset) error
 }
 

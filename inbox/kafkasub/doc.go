@@ -21,6 +21,8 @@
 //   - A new group begins with the oldest message. So does one whose offset lies beyond the end of the log, as after a topic was
 //     made anew: what was handled before is found by the inbox. An offset whose record retention has deleted goes on with the oldest
 //     that is left, and the log says how many were lost.
+//   - That a topic was made anew is seen by its end alone. Kafka forgets the group's offsets with the topic; for offsets in Postgres, reset them
+//     (inbox.Offsets.Reset) before more is sent than the old topic had.
 //   - Transactions of producers are respected: only committed records are read.
 //   - Offsets may be kept in Postgres (Config.Offsets): each generation begins where they say, whatever the group's offsets say, which expire
 //     with the group's last member. They are saved after the commits that they tell of, not with them: the claims of the

@@ -18,9 +18,10 @@ type generation struct {
 	partitions []*partition
 	batches    chan batch
 	ended      chan struct{}
+	ending     sync.Once
 	rest       batch // of what Fetch has taken off batches, and not handed out
 
-	committing sync.Mutex // one commit at a time: a later one with an older offset would take the group back
+	committing sync.Mutex // one commit or reset at a time: a later one with an older offset would take the group back
 }
 
 // batch is messages of a partition on their way from its reader to Fetch.
@@ -37,24 +38,31 @@ type tag struct {
 }
 
 // newGeneration begins to read. known are offsets that count instead of Kafka's.
-func newGeneration(cfg Config, joined *kafka.Generation, known map[string]map[int]int64) *generation {
+func newGeneration(cfg Config, joined *kafka.Generation, known []inbox.Offset) *generation {
 	g := &generation{joined: joined, offsets: cfg.Offsets, batches: make(chan batch), ended: make(chan struct{})}
 	joined.Start(func(ctx context.Context) { // when one function returns the generation ends, for all
-		<-ctx.Done()
-		close(g.ended)
+		select {
+		case <-ctx.Done():
+			g.end()
+		case <-g.ended:
+		}
 	})
 	for topic, assigned := range joined.Assignments {
 		for _, a := range assigned {
 			p := &partition{topic: topic, id: a.ID, next: a.Offset}
-			if next, ok := known[topic][a.ID]; ok {
-				p.next = next
+			for _, at := range known {
+				if at.Topic == topic && at.Partition == a.ID {
+					p.next, p.resets = at.Next, at.Resets
+				}
 			}
 			g.partitions = append(g.partitions, p)
-			joined.Start(func(ctx context.Context) { readAll(ctx, cfg, p, g.batches) })
+			joined.Start(func(ctx context.Context) { (&reader{cfg: cfg, g: g, p: p, offset: p.next}).run(ctx) })
 		}
 	}
 	return g
 }
+
+func (g *generation) end() { g.ending.Do(func() { close(g.ended) }) }
 
 // fetch hands out what a reader has, and waits for it if need be.
 func (g *generation) fetch(ctx context.Context, maximum int) ([]inbox.Delivery, error) {
@@ -112,19 +120,26 @@ func (g *generation) commit(ctx context.Context) error {
 		return nil // they are delivered again, to whoever has the partition now
 	}
 	offsets := map[string]map[int]int64{}
+	var all []inbox.Offset
 	for _, p := range g.partitions {
 		if offset, ok := p.toCommit(); ok {
 			if offsets[p.topic] == nil {
 				offsets[p.topic] = map[int]int64{}
 			}
 			offsets[p.topic][p.id] = offset
+			all = append(all, inbox.Offset{Topic: p.topic, Partition: p.id, Next: offset, Resets: p.resets})
 		}
 	}
-	if len(offsets) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
 	if g.offsets != nil {
-		if err := g.offsets.Save(ctx, list(offsets)...); err != nil {
+		err := g.offsets.Save(ctx, all...)
+		if errors.Is(err, inbox.ErrReset) {
+			g.end() // the next generation begins where the reset says
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -143,11 +158,42 @@ func (g *generation) commit(ctx context.Context) error {
 	return err
 }
 
-func list(offsets map[string]map[int]int64) (all []inbox.Offset) {
-	for topic, partitions := range offsets {
-		for id, next := range partitions {
-			all = append(all, inbox.Offset{Topic: topic, Partition: id, Next: next})
+// reset records that a partition is to be read again from next on, as its log ends before what was read. If any of it was read in this
+// generation, not fresh, that ends: of what was handed out before nothing may be saved any more. Say the log had 1000 messages, was
+// deleted, and has 5 new ones:
+//
+//	reader                            an ack that is late
+//	                                  of message 999: 1000 is to be saved
+//	reset: 0 is saved
+//	                                  1000 is saved
+//
+// The new ones would be read, but not counted, as they lie below 1000. And if a consumer begins when the log has grown beyond 1000, it
+// begins there: nobody tells that it misses the rest. So both hold committing. An ack that comes first is overwritten. One that
+// comes second finds the generation ended, and saves nothing. One of another process, which had the partition before and does
+// not know that it lost it, is refused: by Kafka as of an old generation, by Postgres as of before the reset.
+//
+// A generation that ends meanwhile does not keep it from being recorded: whoever comes next may find a log that has grown beyond what was read.
+func (g *generation) reset(ctx context.Context, cfg Config, p *partition, next int64, fresh bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Timeout)
+	defer cancel()
+	g.committing.Lock()
+	defer g.committing.Unlock()
+	if g.offsets != nil {
+		switch err := g.offsets.Reset(ctx, inbox.Offset{Topic: p.topic, Partition: p.id, Next: next, Resets: p.resets}); {
+		case errors.Is(err, inbox.ErrReset): // by somebody else
+			fresh = false
+		case err != nil:
+			return err
+		default:
+			p.resets++
 		}
 	}
-	return all
+	if err := g.joined.CommitOffsets(map[string]map[int]int64{p.topic: {p.id: next}}); err != nil && g.offsets == nil {
+		return err
+	}
+	if !fresh {
+		g.end()
+		return kafka.ErrGenerationEnded
+	}
+	return nil
 }

@@ -184,4 +184,102 @@ func TestOffsetsInPostgresOfATopicMadeAnew(t *testing.T) {
 	}
 }
 
+// TestATopicIsMadeAnewUnderAConsumer: what it had fetched before is revoked, and acks of that, however late, do not count for the new
+// topic. If they did, a consumer that begins again would miss messages.
+func TestATopicIsMadeAnewUnderAConsumer(t *testing.T) {
+	t.Parallel()
+	for name, inPostgres := range map[string]bool{"Kafka": false, "Postgres": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newOffsetWorld(t)
+			again := func() *kafkasub.Source {
+				cfg := kafkasub.Config{Group: w.group, Topics: []string{w.topic}}
+				if inPostgres {
+					cfg.Offsets = w.offsets
+				}
+				return open(w, cfg)
+			}
+			counted := func() int64 {
+				t.Helper()
+				if !inPostgres {
+					return max(0, w.committed())
+				}
+				all, err := w.offsets.Load(t.Context())
+				if err != nil || len(all) != 1 {
+					t.Fatal(all, err)
+				}
+				return all[0].Next
+			}
+			s := again()
+			w.send(0, 9)
+			old := w.fetch(s, 0, 9)
+			w.ack(s, old[:5])
+			if n := counted(); n != 5 {
+				t.Fatalf("the offset is %d, want 5", n)
+			}
+			madeAnew(t, w.topic)
+			w.send(20, 22)
+			got := w.fetch(s, 20, 22)
+			select {
+			case <-old[9].Revoked:
+			default:
+				t.Error("what was fetched of the topic before is not revoked")
+			}
+			w.ack(s, old[5:])
+			if n := counted(); n != 0 {
+				t.Errorf("the offset is %d after acks of the topic before, want 0", n)
+			}
+			w.ack(s, got[:2])
+			if n := counted(); n != 2 {
+				t.Errorf("the offset is %d, want 2", n)
+			}
+			w.close(s)
+			s = again()
+			w.send(23, 23)
+			w.fetch(s, 22, 23)
+			w.close(s)
+		})
+	}
+}
+
+// committed is what Kafka knows of the group's offset; below zero: nothing.
+func (w offsetWorld) committed() (offset int64) {
+	w.Helper()
+	do(w, func(c *kafka.Client) error {
+		answer, err := c.OffsetFetch(w.Context(), &kafka.OffsetFetchRequest{GroupID: w.group, Topics: map[string][]int{w.topic: {0}}})
+		if err == nil {
+			err = answer.Error
+		}
+		if err == nil {
+			offset = answer.Topics[w.topic][0].CommittedOffset
+		}
+		return err
+	})
+	return offset
+}
+
+// TestAResetIsHeeded: an operator sets offsets in Postgres back under a running consumer, which reads on from there.
+func TestAResetIsHeeded(t *testing.T) {
+	t.Parallel()
+	w := newOffsetWorld(t)
+	s := w.open()
+	w.send(0, 4)
+	got := w.fetch(s, 0, 4)
+	w.ack(s, got[:4])
+	all, err := w.offsets.Load(t.Context())
+	if err != nil || len(all) != 1 || all[0].Next != 4 {
+		t.Fatal(all, err)
+	}
+	all[0].Next = 2
+	if err := w.offsets.Reset(t.Context(), all...); err != nil {
+		t.Fatal(err)
+	}
+	w.ack(s, got[4:])
+	w.ack(s, w.fetch(s, 2, 4))
+	w.close(s)
+	if all, err = w.offsets.Load(t.Context()); err != nil || all[0].Next != 5 {
+		t.Errorf("%v, %v; want offset 5", all, err)
+	}
+}
+
 func TestMain(m *testing.M) { os.Exit(sqltest.Main(m)) }

@@ -13,6 +13,8 @@ type partition struct {
 	acked map[int64]bool // those of out that were acked
 	mark  int64          // all before it were acked; 0: nothing yet
 	done  int64          // committed
+
+	resets int64 // of the offset in Postgres; of newGeneration, and then of who commits
 }
 
 // handOut is told of messages in the order of their offsets.
@@ -61,7 +63,7 @@ func (p *partition) position() int64 {
 	return p.next
 }
 
-// begin sets where handing out begins.
+// begin sets where handing out begins, or goes on further up.
 func (p *partition) begin(offset int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,19 +7,26 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
-
-	"github.com/pgsagaz/pgsagaz/inbox"
 )
 
-// readAll reads a partition into batches until ctx ends. It connects again after every error.
-func readAll(ctx context.Context, cfg Config, p *partition, batches chan<- batch) {
-	offset := p.position()
-	for ctx.Err() == nil {
-		err := read(ctx, cfg, p, &offset, batches)
-		if ctx.Err() != nil {
+// reader reads a partition into batches.
+type reader struct {
+	cfg    Config
+	g      *generation
+	p      *partition
+	offset int64 // of the next message to be read
+	read   bool  // any was
+	over   bool  // the log was seen to end before offset, which is not on record yet
+}
+
+// run reads until ctx or the generation ends. It connects again after every error.
+func (r *reader) run(ctx context.Context) {
+	for {
+		err := r.connected(ctx)
+		if ctx.Err() != nil || r.g.hasEnded() {
 			return
 		}
-		cfg.Logger.WarnContext(ctx, "kafkasub: reading failed", "topic", p.topic, "partition", p.id, "offset", offset, "error", err)
+		r.cfg.Logger.WarnContext(ctx, "kafkasub: reading failed", "topic", r.p.topic, "partition", r.p.id, "offset", r.offset, "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(250 * time.Millisecond):
@@ -27,29 +34,29 @@ func readAll(ctx context.Context, cfg Config, p *partition, batches chan<- batch
 	}
 }
 
-// read reads from offset on, over one connection.
-func read(ctx context.Context, cfg Config, p *partition, offset *int64, batches chan<- batch) error {
-	conn, err := lead(ctx, cfg, p)
+// connected reads over one connection.
+func (r *reader) connected(ctx context.Context) error {
+	conn, err := r.lead(ctx)
 	if err != nil {
 		return err
 	}
 	// A read knows no context.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	defer conn.Close()
-	if err := settle(ctx, cfg, conn, p, offset); err != nil {
+	if err := r.settle(ctx, conn); err != nil {
 		return err
 	}
-	if _, err := conn.Seek(*offset, kafka.SeekAbsolute|kafka.SeekDontCheck); err != nil {
+	if _, err := conn.Seek(r.offset, kafka.SeekAbsolute|kafka.SeekDontCheck); err != nil {
 		return err
 	}
 	for {
-		messages, err := readBatch(cfg, p, conn)
+		messages, err := r.batch(conn)
 		if len(messages) > 0 {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case batches <- batch{p, messages}:
-				*offset = messages[len(messages)-1].Offset + 1
+			case r.g.batches <- batch{r.p, messages}:
+				r.offset, r.read = messages[len(messages)-1].Offset+1, true
 			}
 		}
 		if err != nil {
@@ -59,11 +66,11 @@ func read(ctx context.Context, cfg Config, p *partition, offset *int64, batches 
 }
 
 // lead connects to the partition's leader, through the first broker that knows it.
-func lead(ctx context.Context, cfg Config, p *partition) (conn *kafka.Conn, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*cfg.Timeout)
+func (r *reader) lead(ctx context.Context) (conn *kafka.Conn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*r.cfg.Timeout)
 	defer cancel()
-	for _, broker := range cfg.Brokers {
-		if conn, err = cfg.dialer().DialLeader(ctx, "tcp", broker, p.topic, p.id); err == nil {
+	for _, broker := range r.cfg.Brokers {
+		if conn, err = r.cfg.dialer().DialLeader(ctx, "tcp", broker, r.p.topic, r.p.id); err == nil {
 			return conn, nil
 		}
 	}
@@ -71,42 +78,44 @@ func lead(ctx context.Context, cfg Config, p *partition) (conn *kafka.Conn, err 
 }
 
 // settle makes the offset one that there is.
-func settle(ctx context.Context, cfg Config, conn *kafka.Conn, p *partition, offset *int64) error {
-	_ = conn.SetDeadline(time.Now().Add(cfg.Timeout))
+func (r *reader) settle(ctx context.Context, conn *kafka.Conn) error {
+	_ = conn.SetDeadline(time.Now().Add(r.cfg.Timeout))
 	first, last, err := conn.ReadOffsets()
 	if err != nil {
 		return err
 	}
-	log := cfg.Logger.With("topic", p.topic, "partition", p.id, "offset", *offset)
-	switch at := *offset; {
+	log := r.cfg.Logger.With("topic", r.p.topic, "partition", r.p.id, "offset", r.offset)
+	switch at := r.offset; {
 	case at == kafka.FirstOffset:
-		*offset = first
+		r.offset = first
 	case at == kafka.LastOffset:
-		*offset = last
+		r.offset = last
+	case at > last || r.over:
+		r.over = true // whatever comes between: it may have grown by the next look
+		if err := r.g.reset(ctx, r.cfg, r.p, first, !r.read); err != nil && !errors.Is(err, kafka.ErrGenerationEnded) {
+			return err
+		}
+		log.ErrorContext(ctx, "kafkasub: the log ends before what was read, so it is read again from its beginning", "oldest", first, "end", last)
+		if r.g.hasEnded() {
+			return kafka.ErrGenerationEnded
+		}
+		r.offset, r.over = first, false
 	case at < first:
 		log.ErrorContext(ctx, "kafkasub: messages were deleted before they were read", "oldest", first, "lost", first-at)
-		*offset = first
-	case at > last:
-		log.ErrorContext(ctx, "kafkasub: the log ends before what was read, so it is read again from its beginning", "oldest", first, "end", last)
-		if cfg.Offsets != nil {
-			if err := cfg.Offsets.Reset(ctx, inbox.Offset{Topic: p.topic, Partition: p.id, Next: first}); err != nil {
-				return err
-			}
-		}
-		*offset = first
+		r.offset = first
 	default:
 		return nil
 	}
-	p.begin(*offset)
+	r.p.begin(r.offset)
 	return nil
 }
 
-// readBatch reads what there is, or waits some time for it. The whole batch is taken off the connection before any of
+// batch reads what there is, or waits some time for it. The whole batch is taken off the connection before any of
 // it is handed out: a consumer may take long.
-func readBatch(cfg Config, p *partition, conn *kafka.Conn) ([]kafka.Message, error) {
+func (r *reader) batch(conn *kafka.Conn) ([]kafka.Message, error) {
 	const wait = 2 * time.Second
-	_ = conn.SetDeadline(time.Now().Add(wait + cfg.Timeout))
-	read := conn.ReadBatchWith(kafka.ReadBatchConfig{MinBytes: 1, MaxBytes: cfg.BatchBytes, MaxWait: wait, IsolationLevel: kafka.ReadCommitted})
+	_ = conn.SetDeadline(time.Now().Add(wait + r.cfg.Timeout))
+	read := conn.ReadBatchWith(kafka.ReadBatchConfig{MinBytes: 1, MaxBytes: r.cfg.BatchBytes, MaxWait: wait, IsolationLevel: kafka.ReadCommitted})
 	var messages []kafka.Message
 	var err error
 	for {
@@ -114,7 +123,7 @@ func readBatch(cfg Config, p *partition, conn *kafka.Conn) ([]kafka.Message, err
 		if m, err = read.ReadMessage(); err != nil {
 			break
 		}
-		m.Topic, m.Partition = p.topic, p.id
+		m.Topic, m.Partition = r.p.topic, r.p.id
 		messages = append(messages, m)
 	}
 	closed := read.Close()

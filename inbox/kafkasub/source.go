@@ -62,17 +62,10 @@ func (s *Source) join(ctx context.Context) (err error) {
 			return fmt.Errorf("kafkasub: joining group %s: %w", s.cfg.Group, err)
 		}
 	}
-	known := map[string]map[int]int64{}
+	var known []inbox.Offset
 	if s.cfg.Offsets != nil {
-		all, err := s.cfg.Offsets.Load(ctx)
-		if err != nil {
+		if known, err = s.cfg.Offsets.Load(ctx); err != nil {
 			return fmt.Errorf("kafkasub: offsets of group %s: %w", s.cfg.Group, err) // the next Fetch asks again
-		}
-		for _, at := range all {
-			if known[at.Topic] == nil {
-				known[at.Topic] = map[int]int64{}
-			}
-			known[at.Topic][at.Partition] = at.Next
 		}
 	}
 	s.current = newGeneration(s.cfg, s.joined, known)

@@ -1,16 +1,21 @@
 package kafkapub_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
@@ -90,6 +95,52 @@ func TestLostAnswer(t *testing.T) {
 	want := []uuid.UUID{events[0].ID, events[1].ID, events[2].ID, events[1].ID, events[2].ID}
 	if !slices.Equal(ids(got), want) {
 		t.Errorf("%d events arrived: %v, want each of the two twice, in order", len(got), ids(got))
+	}
+}
+
+// spy is a connection that keeps what is written to it.
+type spy struct {
+	net.Conn
+	written *bytes.Buffer
+}
+
+func (s spy) Write(b []byte) (int, error) {
+	s.written.Write(b)
+	return s.Conn.Write(b)
+}
+
+// TestAllReplicasAnswer: what is asked of the broker is to answer when all replicas that are in sync have an event.
+func TestAllReplicasAnswer(t *testing.T) {
+	broker := brokertest.Kafka(t)
+	topic := newTopic(t, broker)
+	var mu sync.Mutex
+	var spies []spy
+	p := open(t, kafkapub.Config{Brokers: []string{broker}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		mu.Lock()
+		defer mu.Unlock()
+		spies = append(spies, spy{conn, &bytes.Buffer{}})
+		return spies[len(spies)-1], err
+	}})
+	publishUntilDone(t, p, []outbox.Event{newEvent(topic, "k")})
+	mu.Lock()
+	defer mu.Unlock()
+	requests := 0
+	for _, s := range spies {
+		for s.written.Len() > 0 {
+			_, _, _, request, err := protocol.ReadRequest(s.written)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, ok := request.(*produce.Request); ok {
+				if requests++; r.Acks != int16(kafka.RequireAll) {
+					t.Errorf("acks %d", r.Acks)
+				}
+			}
+		}
+	}
+	if requests == 0 {
+		t.Error("no request is seen: this tests nothing")
 	}
 }
 

@@ -97,6 +97,7 @@ CREATE TABLE pgsagaz.inbox_offset (
     topic         text NOT NULL,
     partition     integer NOT NULL CHECK (partition >= 0),
     next_offset   bigint NOT NULL CHECK (next_offset >= 0),
+    resets        bigint NOT NULL DEFAULT 0,          -- how often it was set back: what was counted before says nothing of the log after it
     moved_at      timestamptz NOT NULL DEFAULT pgsagaz.now(),
     PRIMARY KEY (consumer_name, topic, partition)
 ) WITH (fillfactor = 50);

@@ -26,6 +26,19 @@ CREATE FUNCTION pgsagaz.payload_key(p_payload bytea) RETURNS uuid
                 THEN nullif(encode(substring(p_payload FROM 7 FOR 16), 'hex')::uuid, '00000000-0000-0000-0000-000000000000') END
     $$;
 
+-- Keeps a subject from being erased until the end of the transaction, which has written a message under its key. Whoever erases
+-- waits for this lock. Whoever comes here after him finds the key gone, though he may have it in memory.
+CREATE FUNCTION pgsagaz.data_key_hold(p_key uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    PERFORM FROM pgsagaz.data_key k WHERE k.id = p_key AND k.erased_at IS NULL FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pgsagaz: the subject of this message was erased' USING ERRCODE = 'PS040';
+    END IF;
+END
+$$;
+
 -- Destroys the key of a subject, for good. p_by '' or null: the user of the session. A second time changes nothing, and tells of the first. Unless p_force, it is refused while
 -- sagas of the subject have not ended (PS042) or messages of theirs wait to be published.
 CREATE FUNCTION pgsagaz.erase(
@@ -39,8 +52,11 @@ BEGIN
     IF coalesce(p_reason, '') = '' THEN
         RAISE EXCEPTION 'pgsagaz: an erasure needs a reason' USING ERRCODE = 'PS007';
     END IF;
-    -- FOR UPDATE, which the NO KEY lock of an update is not: it waits for starts that are under way, as they hold the row
-    -- FOR KEY SHARE. Those that come later find the key gone.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'pgsagaz: erase needs a snapshot for each statement' USING ERRCODE = 'PS007';
+    END IF;
+    -- FOR UPDATE, which the NO KEY lock of an update is not: it waits for starts and messages that are under way, as they hold the row
+    -- FOR KEY SHARE, and the statements after it see what became of them. Those that come later find the key gone.
     SELECT * INTO k FROM pgsagaz.data_key d WHERE d.subject = p_subject AND p_subject <> '' FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: nothing is kept under the subject %', quote_literal(p_subject) USING ERRCODE = 'PS041';

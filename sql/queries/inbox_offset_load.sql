@@ -1,1 +1,1 @@
-SELECT topic, partition, next_offset FROM pgsagaz.inbox_offset WHERE consumer_name = $1
+SELECT topic, partition, next_offset, resets FROM pgsagaz.inbox_offset WHERE consumer_name = $1

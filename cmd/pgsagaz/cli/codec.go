@@ -16,7 +16,6 @@ import (
 	"github.com/pgsagaz/pgsagaz/inbox"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
-	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // makeCodec is the program's own codec, or one by the settings; nil: payloads are stored as they are.
@@ -139,7 +138,7 @@ func (a *app) sagaErase() *cobra.Command {
 			o.By = a.cfg.actor
 			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
 				var e codec.Erasure
-				err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) (err error) {
+				err := pgx.BeginTxFunc(cmd.Context(), pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
 					e, err = codec.Erase(cmd.Context(), tx, subject, o)
 					return err
 				})

@@ -1,0 +1,138 @@
+package inbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/codec"
+	"github.com/pgsagaz/pgsagaz/inbox"
+	"github.com/pgsagaz/pgsagaz/outbox"
+)
+
+// keyService is a keyring that may fail, by the name of the key.
+type keyService struct {
+	codec.Keyring
+	fails atomic.Pointer[func(ctx context.Context, name string) error]
+	asked atomic.Int64
+}
+
+func (s *keyService) set(f func(ctx context.Context, name string) error) { s.fails.Store(&f) }
+
+func (s *keyService) Unwrap(ctx context.Context, name string, about, wrapped []byte) ([]byte, error) {
+	s.asked.Add(1)
+	if err := (*s.fails.Load())(ctx, name); err != nil {
+		return nil, err
+	}
+	return s.Keyring.Unwrap(ctx, name, about, wrapped)
+}
+
+func (s *keyService) codec(t *testing.T) *codec.Codec {
+	t.Helper()
+	c, err := codec.New(codec.Config{Keyring: s, KeepKeys: time.Nanosecond}) // each payload asks
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newKeyService(t *testing.T, names ...string) *keyService {
+	t.Helper()
+	text := ""
+	for _, name := range names {
+		key, err := codec.NewKey(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += key + "\n"
+	}
+	ring, err := codec.ParseKeys(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &keyService{Keyring: ring}
+	s.set(func(context.Context, string) error { return nil })
+	return s
+}
+
+// blameless fails the test if a message is held against anybody.
+func blameless(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	if n := query[int](t, pool, `SELECT (SELECT count(*) FROM pgsagaz.inbox_failure) + (SELECT count(*) FROM pgsagaz.inbox_dead)`); n > 0 {
+		t.Errorf("%d failures are recorded, of nobody's making", n)
+	}
+}
+
+// TestKeysThatAreAwayAreWaitedFor: whether the inbox needs a key for what it keeps, or the handler for what it publishes, and whether the key service
+// answers with an error or not at all: messages wait, no attempt counts, and each takes effect once when the service is back.
+func TestKeysThatAreAwayAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	const hanging = "published, it hangs"
+	hangs := func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
+	for name, c := range map[string]struct {
+		keep bool
+		fail func(context.Context, string) error
+	}{
+		"kept, it fails":      {true, func(context.Context, string) error { return errors.New("503") }},
+		"published, it fails": {false, func(context.Context, string) error { return errors.New("503") }},
+		"published, no key":   {false, func(context.Context, string) error { return fmt.Errorf("%w: k1", codec.ErrNoKey) }},
+		hanging:               {false, hangs},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := newLedger(t)
+			attempts, timeout := 1, time.Minute
+			if name == hanging { // which must not bring down those that are slow once the service is back
+				attempts, timeout = 1000, 200*time.Millisecond
+			}
+			keys := newKeyService(t, "k1")
+			keys.set(c.fail)
+			b := newBroker()
+			b.Publish(letters(20, 5)...)
+			run(t, pool, b.Source("c"), func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+				if err := writes("c")(ctx, tx, m); err != nil || c.keep {
+					return err
+				}
+				return outbox.Publish(ctx, tx, outbox.Message{Topic: "t", Payload: m.Payload})
+			}, inbox.Config{MaxAttempts: attempts, Timeout: timeout, KeepPayload: c.keep, Codec: keys.codec(t), Subject: func(m inbox.Message) string { return m.Key }})
+			eventually(t, "keys are asked for again and again", func() bool { return keys.asked.Load() > 8 })
+			if n := query[int](t, pool, `SELECT count(*) FROM ledger`); n > 0 {
+				t.Errorf("%d effects without a key", n)
+			}
+			blameless(t, pool)
+			keys.set(func(context.Context, string) error { return nil })
+			drained(t, b)
+			if n := query[int](t, pool, `SELECT count(*) FROM ledger`); n != 20 {
+				t.Errorf("%d effects, want 20", n)
+			}
+			if name != hanging {
+				blameless(t, pool)
+			}
+		})
+	}
+}
+
+// TestAKeyThatIsMissingHoldsItsMessagesAlone: what needs a key-encryption key that is not in the keyring waits, and lets all others by.
+func TestAKeyThatIsMissingHoldsItsMessagesAlone(t *testing.T) {
+	t.Parallel()
+	pool := newLedger(t)
+	keys := newKeyService(t, "old")
+	if _, err := keys.codec(t).KeyOf(t.Context(), pool, "k3"); err != nil { // a data key under the old one
+		t.Fatal(err)
+	}
+	keys = newKeyService(t, "new")
+	b := newBroker()
+	b.Publish(letters(50, 5)...)
+	run(t, pool, b.Source("c"), writes("c"), inbox.Config{Workers: 1, MaxAttempts: 1, KeepPayload: true, Codec: keys.codec(t), Subject: func(m inbox.Message) string { return m.Key }})
+	eventually(t, "all others have taken effect", func() bool { return query[int](t, pool, `SELECT count(*) FROM ledger`) == 40 })
+	if n := query[int](t, pool, `SELECT count(*) FROM ledger WHERE key = 'k3'`); n > 0 {
+		t.Errorf("%d effects of messages whose key is missing", n)
+	}
+	blameless(t, pool)
+}

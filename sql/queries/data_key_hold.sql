@@ -1,0 +1,1 @@
+SELECT pgsagaz.data_key_hold($1)
