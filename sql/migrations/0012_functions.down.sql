@@ -16,7 +16,6 @@ DROP FUNCTION pgsagaz.saga_by_key(text, text);
 DROP FUNCTION pgsagaz.start(text, json, text, text[], integer, interval, uuid, text, integer, boolean, boolean);
 DROP FUNCTION pgsagaz.other_input(bytea, bytea);
 DROP FUNCTION pgsagaz.input_hash(json);
-DROP FUNCTION pgsagaz.share_key(uuid);
 DROP FUNCTION pgsagaz.sealed_by(json);
 DROP FUNCTION pgsagaz.known_definition(text, integer);
 DROP FUNCTION pgsagaz.hint(uuid, text, integer, bigint, text, text);

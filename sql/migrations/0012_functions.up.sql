@@ -61,18 +61,6 @@ CREATE FUNCTION pgsagaz.sealed_by(p_input json) RETURNS uuid
                 THEN nullif((p_input ->> 'key')::uuid, '00000000-0000-0000-0000-000000000000') END
     $$;
 
--- The starter may have the key in memory, and it may have been erased meanwhile. Whoever erases it waits for this lock.
-CREATE FUNCTION pgsagaz.share_key(p_key uuid) RETURNS void
-    LANGUAGE plpgsql VOLATILE
-    AS $$
-BEGIN
-    PERFORM FROM pgsagaz.data_key k WHERE k.id = p_key AND k.erased_at IS NULL FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'pgsagaz: the subject of this saga was erased' USING ERRCODE = 'PS040';
-    END IF;
-END
-$$;
-
 -- What two inputs are compared by. Of two encoded ones nobody sees whether they are the same, but for a fingerprint under the
 -- subject's key. A child's has none: it is started from the one row of its.
 CREATE FUNCTION pgsagaz.input_hash(p_input json) RETURNS bytea
@@ -126,7 +114,7 @@ BEGIN
     PERFORM pgsagaz.durable();
     sealed_by := pgsagaz.sealed_by(p_input);
     IF sealed_by IS NOT NULL THEN
-        PERFORM pgsagaz.share_key(sealed_by);
+        PERFORM pgsagaz.data_key_hold(sealed_by);
     END IF;
 
     version := p_version;

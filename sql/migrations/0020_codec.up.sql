@@ -26,15 +26,15 @@ CREATE FUNCTION pgsagaz.payload_key(p_payload bytea) RETURNS uuid
                 THEN nullif(encode(substring(p_payload FROM 7 FOR 16), 'hex')::uuid, '00000000-0000-0000-0000-000000000000') END
     $$;
 
--- Keeps a subject from being erased until the end of the transaction, which has written a message under its key. Whoever erases
--- waits for this lock. Whoever comes here after him finds the key gone, though he may have it in memory.
+-- Keeps a subject from being erased until the end of the transaction, which writes something under its key: a saga or a message. Whoever
+-- erases waits for this lock. Whoever comes here after him finds the key gone, though he may have it in memory.
 CREATE FUNCTION pgsagaz.data_key_hold(p_key uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
     PERFORM FROM pgsagaz.data_key k WHERE k.id = p_key AND k.erased_at IS NULL FOR KEY SHARE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'pgsagaz: the subject of this message was erased' USING ERRCODE = 'PS040';
+        RAISE EXCEPTION 'pgsagaz: the subject of this payload was erased' USING ERRCODE = 'PS040';
     END IF;
 END
 $$;

@@ -25,7 +25,7 @@ BEGIN
         RAISE EXCEPTION 'pgsagaz: input % of saga % is % bytes, the limit is %', wrong.nth, p_name, wrong.bytes, p_max_bytes USING ERRCODE = 'PS008';
     END IF;
     PERFORM pgsagaz.durable();
-    PERFORM pgsagaz.share_key(k) FROM (SELECT DISTINCT pgsagaz.sealed_by(i) AS k FROM unnest(p_inputs) i) AS keys WHERE k IS NOT NULL ORDER BY k;
+    PERFORM pgsagaz.data_key_hold(k) FROM (SELECT DISTINCT pgsagaz.sealed_by(i) AS k FROM unnest(p_inputs) i) AS keys WHERE k IS NOT NULL ORDER BY k;
     IF which IS NULL OR p_registered THEN
         known := pgsagaz.known_definition(p_name, p_version);
         which := known.version;
