@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/codec"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // lane is a lane of a saga that this process drives. Only the goroutine in [Engine.Run] touches it.
@@ -121,7 +122,7 @@ func (l *lane) lightFooted() bool {
 	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
 		return false
 	}
-	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil || f.gate != nil {
+	if f := l.g.nodes[first[0].node]; !f.isTx() && !failpoint.Mutant("claim.call-before-commit") || f.when != nil || f.gate != nil {
 		return false
 	}
 	n := l.g.next(first[0].node)
