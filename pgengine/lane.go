@@ -62,7 +62,9 @@ const (
 func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
 
 // onward: what the lane is at can't be taken back, so that it goes on until it is known to be done.
-func (l *lane) onward() bool { return l.at.direction == Do && l.g.endless(l.at.node) }
+func (l *lane) onward() bool {
+	return l.at.direction == Do && l.g.endless(l.at.node) && !failpoint.Mutant("pivot.ignored")
+}
 
 // passed: the saga is past its pivot, as far as the lane knows.
 func (l *lane) passed() bool {

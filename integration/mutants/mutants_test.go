@@ -114,7 +114,7 @@ func (r *runner) passes(test mutant.Test) (patience time.Duration) {
 		}
 		r.sound[test] = took
 	}
-	return 20*time.Second + 10*took
+	return 10*time.Second + 10*took
 }
 
 // run runs a test with a bug in it, and says whether it has failed, and how.

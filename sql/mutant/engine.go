@@ -56,7 +56,7 @@ func engine() []Mutant {
 		},
 		{
 			Name: "undo.while-steps-run", Plants: "the undoing begins while a branch is still at its step",
-			Red: red("pgengine", "TestNothingIsUndoneBeforeABranchHasEnded"),
+			Red: red("pgengine", "TestPlanKeepsItsPromises"),
 		},
 		{
 			Name: "undo.late-result-ignored", Plants: "a result that arrives after its saga was compensated is dropped: its effect stands for ever",
@@ -96,7 +96,7 @@ func engine() []Mutant {
 		{
 			Name: "crash.not-counted", Plants: "deaths at a step are not counted: it kills its workers for ever",
 			Edits: []Edit{statement(&sql.SweepDead, "crashes = l.crashes + 1", "crashes = l.crashes")},
-			Red:   red("pgengine", "TestFusedStepThatKills"),
+			Red:   red("sql", "TestADeadWorkersCallIsInDoubt"),
 		},
 		{
 			Name: "crash.forgets-the-doubt", Plants: "a call whose worker died counts as never begun: if its saga turns back, nobody undoes it",

@@ -1,6 +1,7 @@
 package mutant_test
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -157,5 +158,26 @@ func TestMutantsCanBePlanted(t *testing.T) {
 	}
 	if err := (mutant.Mutant{Name: "x", Edits: []mutant.Edit{{Statement: new(string), Old: "what is not there"}}}).PlantStatements(); err == nil {
 		t.Error("a fragment that is not there is planted")
+	}
+}
+
+// TestTheTableIsInTheDocument: docs/reliability.md has a row for each bug, and no other.
+func TestTheTableIsInTheDocument(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| planted bug | what is done wrong | found by |\n|---|---|---|\n")
+	for _, m := range mutant.All() {
+		var tests []string
+		for _, r := range m.Red {
+			tests = append(tests, "`"+r.Run+"`")
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", m.Name, m.Plants, strings.Join(tests, ", "))
+	}
+	if !strings.Contains(string(page), "\n\n"+table.String()+"\n") {
+		t.Errorf("the table of docs/reliability.md is not that of this package, which is\n%s", table.String())
 	}
 }

@@ -42,7 +42,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.no-epoch", Plants: "a relay whose lease was lost still writes its cursor",
 			Edits: []Edit{statement(&sql.OutboxCheckpoint, "WHERE id = $1 AND epoch = $2", "WHERE id = $1 AND $2::bigint IS NOT NULL")},
-			Red:   red("outbox", "TestTakeOver"),
+			Red:   red("outbox", "TestTheDeadAreBuried"),
 		},
 		{
 			Name: "outbox.no-epoch-on-stuck", Plants: "a relay whose lease was lost still takes messages out of the stream",
@@ -52,7 +52,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.lease-without-end", Plants: "nobody takes over what a dead relay had",
 			Edits: []Edit{function("outbox_beat", "WHERE r.beat_at + r.lease < pgsagaz.now()", "WHERE false")},
-			Red:   red("outbox", "TestTakeOver"),
+			Red:   red("outbox", "TestTheDeadAreBuried"),
 		},
 		{
 			Name: "outbox.buckets-disagree", Plants: "SQL puts a key into another bucket than Go: two relays publish one key at once",
@@ -62,7 +62,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.another-cluster-unseen", Plants: "after a restore into another cluster old snapshots are believed",
 			Edits: []Edit{function("outbox_rebase", "UPDATE pgsagaz.outbox_cursor SET epoch = NULL, prev = '3:3:', cur = NULL, last_id = 0;", "UPDATE pgsagaz.outbox_cursor SET epoch = NULL;")},
-			Red:   red("outbox", "TestAnotherCluster"),
+			Red:   red("outbox", "TestAnotherClusterHasSeenNothing"),
 		},
 
 		// Failing.
@@ -124,7 +124,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.direct-without-a-lease", Plants: "a relay sends at once what its writer is about to send: everything arrives twice",
 			Edits: []Edit{function("outbox_direct_tend", "WHERE d.leased_until <= pgsagaz.now()", "WHERE d.leased_until > '-infinity'")},
-			Red:   red("outbox", "TestPublishAfterCommit"),
+			Red:   red("outbox", "TestWhatIsLeasedIsItsWriters"),
 		},
 	}
 }
