@@ -30,7 +30,7 @@ func TestAckAfterCommit(t *testing.T) {
 		}
 	}
 	run(t, pool, source, writes("c"), inbox.Config{Batch: 7})
-	eventually(t, "all are acked", func() bool { return source.acked.Load() == 200 })
+	eventually(t, "all are acked", func() bool { return source.acked.Load() >= 200 })
 	if early.Load() > 0 {
 		t.Errorf("%d were acked without an effect", early.Load())
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // lane handles the messages of some of the keys, in order, one transaction at a time. What fails is set
@@ -114,7 +116,7 @@ func (l *lane) rejoin(tried *item) {
 
 // holdKey is what waits with the item: the messages of its key, or nothing but itself.
 func (l *lane) holdKey(it *item) string {
-	if l.c.cfg.MoveOn || it.m.Key == "" || it.dead != 0 {
+	if l.c.cfg.MoveOn || it.m.Key == "" || it.dead != 0 || failpoint.Mutant("inbox.key-not-held") {
 		return "\x00" + it.id.String()
 	}
 	return it.m.Key
@@ -178,6 +180,11 @@ func (l *lane) work(stop, hard context.Context, items []*item) {
 		}
 		if len(batch) == 1 && !l.mayTry(hard, batch[0]) {
 			continue
+		}
+		if failpoint.Mutant("inbox.ack-before-commit") {
+			for _, it := range batch {
+				l.c.ack(hard, []Delivery{it.delivery})
+			}
 		}
 		r, err := l.c.worker.run(hard, batch)
 		if err == nil {

@@ -129,6 +129,9 @@ func (w *worker) run(ctx context.Context, items []*item) (report, error) {
 		return report{}, w.sort(conn, fmt.Errorf("claim: %w", err))
 	}
 	failpoint.Hit("inbox.claimed")
+	if failpoint.Mutant("inbox.claim-committed-first") {
+		_, _ = conn.Exec(ctx, "COMMIT AND CHAIN")
+	}
 	r := report{took: make([]time.Duration, len(items))}
 	begun := time.Now()
 	for i, it := range items {

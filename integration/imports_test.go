@@ -21,7 +21,8 @@ var mayImport = map[string][]string{
 	"sql":           {"sql/failpoint"},
 	"sql/failpoint": {},
 	"sql/localpg":   {},
-	"sql/sqltest":   {"sql", "sql/localpg"},
+	"sql/mutant":    {"sql"},
+	"sql/sqltest":   {"sql", "sql/failpoint", "sql/localpg", "sql/mutant"},
 
 	"codec": {"sql"},
 
@@ -63,6 +64,7 @@ var mayImport = map[string][]string{
 
 	"integration":            {},
 	"integration/monitoring": {},
+	"integration/mutants":    {},
 }
 
 // go/build reads the files itself, so that the test's cached result is thrown away when one of them changes. A file that is

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // lane is what one caller of Publish works through: the events of its buckets, in their order. At most one
@@ -142,6 +144,9 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	l.inFlight = nil
 	if len(failed) > 0 {
 		l.queue = append(slices.Clone(failed), l.queue...)
+		if failpoint.Mutant("outbox.retry-at-the-end") {
+			l.queue = append(l.queue[len(failed):], failed...)
+		}
 	}
 	if len(failed) > 0 && !acked {
 		l.failures++

@@ -432,7 +432,7 @@ func (l *loop) lane(bucket int16) *lane { return l.lanes[int(bucket)%len(l.lanes
 
 // held is the hold on an event's key; nil: none.
 func (l *loop) held(it *item) *hold {
-	if len(l.holds) == 0 {
+	if len(l.holds) == 0 || failpoint.Mutant("outbox.key-not-held") {
 		return nil
 	}
 	return l.holds[holdName(it.event.Key, it.event.Sequence)]

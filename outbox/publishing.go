@@ -82,7 +82,7 @@ func (l *loop) answered(a answer) {
 				l.done(it)
 			}
 			continue
-		case errors.As(err, new(*RejectedError)):
+		case errors.As(err, new(*RejectedError)), failpoint.Mutant("outbox.outage-burns-attempts"):
 			m.failed.WithLabelValues(m.kind(it.event.Type), "rejected").Inc()
 			if h := l.reject(it, err); h != nil {
 				fresh[h] = true

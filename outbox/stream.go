@@ -1,6 +1,10 @@
 package outbox
 
-import "time"
+import (
+	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
+)
 
 // position is how far a bucket has been read or published: all that the snapshot prev sees, and of what
 // cur sees beyond, the ids up to last.
@@ -59,7 +63,7 @@ func (s *span) complete() bool { return s.read.cur == "" }
 func (s *span) advance() *page {
 	for len(s.pages) > 0 {
 		p := s.pages[0]
-		if p.left > 0 {
+		if p.left > 0 && !failpoint.Mutant("outbox.cursor-before-ack") {
 			return nil
 		}
 		s.acked = p.end

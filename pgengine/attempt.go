@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // timeoutError: an attempt's time was up and it returned an error.
@@ -43,7 +45,7 @@ func (e *Engine) attempt(ctx context.Context, l *lane, f func(context.Context) e
 		inner, done = l.halt.call(inner)
 		defer done()
 	}
-	if limit > 0 {
+	if limit > 0 && !failpoint.Mutant("timeout.ignored") {
 		var cancel context.CancelFunc
 		inner, cancel = context.WithTimeout(inner, limit)
 		defer cancel()

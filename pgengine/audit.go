@@ -16,9 +16,9 @@ import (
 type AuditEntry struct {
 	ID     int64     `json:"id"`
 	At     time.Time `json:"at"`
-	SagaID string    `json:"saga_id"`
-	Saga   string    `json:"saga"` // its name
-	// Verb: cancel, abandon, pause, resume, retry, skip, resolve, signal, restart.
+	SagaID string    `json:"saga_id"` // "": a repair of what all sagas share
+	Saga   string    `json:"saga"`    // its name
+	// Verb: cancel, abandon, pause, resume, retry, skip, resolve, signal, restart; repair, by [sql.Repair].
 	Verb    string          `json:"verb"`
 	Step    string          `json:"step,omitempty"`
 	Actor   string          `json:"actor"`

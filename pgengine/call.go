@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Call is what a step's function is told: which saga, which attempt, the input, and, through the steps'
@@ -37,6 +39,9 @@ func (c Call[I]) DoKey() string {
 	saga := c.SagaID
 	if c.c != nil && c.c.origins[c.Step] != "" {
 		saga = c.c.origins[c.Step]
+	}
+	if failpoint.Mutant("key.per-attempt") {
+		saga += "/" + strconv.Itoa(c.Attempt)
 	}
 	return saga + "/" + c.Step
 }

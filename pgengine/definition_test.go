@@ -193,6 +193,41 @@ func TestAChangedGraphIsRefusedWhileSagasRunOnIt(t *testing.T) {
 	}
 }
 
+// TestCheckTellsOfDrift: before its worker is refused, Check says that a graph has changed under sagas that run on it.
+func TestCheckTellsOfDrift(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	first := writes("first", nil)
+	was := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first)})
+	is := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](first, writes("second", nil, first))})
+	drift := func(e *pgengine.Engine) (n int) {
+		t.Helper()
+		found, err := e.Check(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range found {
+			if v.Rule == "definition_drift" && strings.Contains(v.Problem, "new step second") {
+				n++
+			} else {
+				t.Errorf("found %v", v)
+			}
+		}
+		return n
+	}
+	if drift(is) != 0 {
+		t.Error("of a saga that nobody has registered")
+	}
+	register(t, was)
+	if drift(is) != 0 {
+		t.Error("of a saga that nobody has started")
+	}
+	start(t, was, race{}, nil)
+	if drift(was) != 0 || drift(is) != 1 {
+		t.Error("of a saga that runs on the old graph nothing is told, or too much")
+	}
+}
+
 func TestARefusalRegistersNothing(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.New(t)

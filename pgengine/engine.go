@@ -216,43 +216,62 @@ func (e *Engine) Register(ctx context.Context) error {
 }
 
 func register(ctx context.Context, tx pgx.Tx, g *graph, log *slog.Logger) error {
-	now := g.public()
-	var stored Graph
-	var seconds float64
-	err := tx.QueryRow(ctx, sql.DefinitionGet, g.name, g.version).Scan(&stored, &seconds)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-	case err != nil:
+	changed, err := drift(ctx, tx, g)
+	if err != nil {
 		return err
-	default:
-		was, _ := json.Marshal(stored.shape())
-		is, _ := json.Marshal(now.shape())
-		if string(was) != string(is) {
-			if _, err := tx.Exec(ctx, sql.SagaFreeze); err != nil {
-				return err
-			}
-			var unfinished int
-			if err := tx.QueryRow(ctx, sql.DefinitionUnfinished, g.name, g.version).Scan(&unfinished); err != nil {
-				return err
-			}
-			if unfinished > 0 {
-				return &DefinitionError{Saga: g.name, Problem: fmt.Sprintf(
-					"version %d has changed (%s) while %d unfinished sagas run on it: give the changed graph a new Version",
-					g.version, difference(stored.shape(), now.shape()), unfinished)}
-			}
-			log.InfoContext(ctx, "definition changed under its version; no unfinished saga runs on it", "saga", g.name, "version", g.version, "difference", difference(stored.shape(), now.shape()))
+	}
+	if changed != "" {
+		if _, err := tx.Exec(ctx, sql.SagaFreeze); err != nil {
+			return err
 		}
+		if err := stillRunsOn(ctx, tx, g, changed); err != nil {
+			return err
+		}
+		log.InfoContext(ctx, "definition changed under its version; no unfinished saga runs on it", "saga", g.name, "version", g.version, "difference", changed)
 	}
 	var timeout *time.Duration
 	if g.timeout > 0 {
 		timeout = &g.timeout
 	}
-	body, err := json.Marshal(now)
+	body, err := json.Marshal(g.public())
 	if err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, sql.DefinitionPut, g.name, g.version, string(body), timeout)
 	return err
+}
+
+// drift says what is not as it is stored of a graph; "": nothing, or it is not stored.
+func drift(ctx context.Context, db sql.Querier, g *graph) (changed string, err error) {
+	var stored Graph
+	var seconds float64
+	err = db.QueryRow(ctx, sql.DefinitionGet, g.name, g.version).Scan(&stored, &seconds)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	is := g.public().shape()
+	a, _ := json.Marshal(stored.shape())
+	b, _ := json.Marshal(is)
+	if string(a) == string(b) {
+		return "", nil
+	}
+	return difference(stored.shape(), is), nil
+}
+
+// stillRunsOn returns a *DefinitionError if unfinished sagas run on what is stored of a graph that has changed.
+func stillRunsOn(ctx context.Context, db sql.Querier, g *graph, changed string) error {
+	var unfinished int
+	if err := db.QueryRow(ctx, sql.DefinitionUnfinished, g.name, g.version).Scan(&unfinished); err != nil {
+		return err
+	}
+	if unfinished == 0 {
+		return nil
+	}
+	return &DefinitionError{Saga: g.name, Problem: fmt.Sprintf(
+		"version %d has changed (%s) while %d unfinished sagas run on it: give the changed graph a new Version", g.version, changed, unfinished)}
 }
 
 // difference names the first thing that is not the same.
@@ -282,8 +301,26 @@ func difference(was, is Graph) string {
 	return "the order of the steps"
 }
 
-// Check looks for rows that must not exist; see [sql.Check].
-func (e *Engine) Check(ctx context.Context) ([]sql.Violation, error) { return sql.Check(ctx, e.pool) }
+// Check looks for rows that must not exist, see [sql.Check], and for definitions of this engine that differ from those
+// which unfinished sagas run on: its worker would refuse to start (definition_drift).
+func (e *Engine) Check(ctx context.Context) ([]sql.Violation, error) {
+	found, err := sql.Check(ctx, e.pool)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range e.all() {
+		changed, err := drift(ctx, e.pool, g)
+		if err == nil && changed != "" {
+			err = stillRunsOn(ctx, e.pool, g, changed)
+		}
+		if drifted, ok := errors.AsType[*DefinitionError](err); ok {
+			found = append(found, sql.Violation{Rule: "definition_drift", Problem: drifted.Error()})
+		} else if err != nil {
+			return nil, fmt.Errorf("check the definition of saga %s version %d: %w", g.name, g.version, err)
+		}
+	}
+	return found, nil
+}
 
 // wake tells workers, after the commit, that queues have something to do.
 func (e *Engine) wake(queues ...string) {

@@ -55,7 +55,7 @@ func (e *Engine) failed(ctx context.Context, l *lane, f failure) (bool, error) {
 	switch {
 	case again:
 		return e.again(ctx, l, f, policy.delay(attempt))
-	case l.at.direction == Undo && n.undoFailure == UndoStuck:
+	case l.at.direction == Undo && n.undoFailure == UndoStuck && !failpoint.Mutant("undo.failure-swallowed"):
 		return e.park(ctx, l, f)
 	case l.at.direction == Undo:
 		return e.gone(ctx, l, f, false)

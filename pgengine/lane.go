@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgsagaz/pgsagaz/codec"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // lane is a lane of a saga that this process drives. Only the goroutine in [Engine.Run] touches it.
@@ -61,7 +62,9 @@ const (
 func (l *lane) node() *node { return &l.g.nodes[l.at.node] }
 
 // onward: what the lane is at can't be taken back, so that it goes on until it is known to be done.
-func (l *lane) onward() bool { return l.at.direction == Do && l.g.endless(l.at.node) }
+func (l *lane) onward() bool {
+	return l.at.direction == Do && l.g.endless(l.at.node) && !failpoint.Mutant("pivot.ignored")
+}
 
 // passed: the saga is past its pivot, as far as the lane knows.
 func (l *lane) passed() bool {
@@ -121,7 +124,7 @@ func (l *lane) lightFooted() bool {
 	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
 		return false
 	}
-	if f := l.g.nodes[first[0].node]; !f.isTx() || f.when != nil || f.gate != nil {
+	if f := l.g.nodes[first[0].node]; !f.isTx() && !failpoint.Mutant("claim.call-before-commit") || f.when != nil || f.gate != nil {
 		return false
 	}
 	n := l.g.next(first[0].node)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // late deals with the result of a call whose lane somebody else has taken over meanwhile. If they had the
@@ -26,7 +28,7 @@ func (e *Engine) late(ctx context.Context, l *lane, raw json.RawMessage) error {
 			e.log.ErrorContext(ctx, "a result arrived after its step had been given up, and it has no undo: what it did stands",
 				"saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "bytes", len(raw))
 		}
-		if k.outcome == open || (k.outcome == done && !k.undone) || snap.state == Completed || !l.node().undoable() {
+		if k.outcome == open || (k.outcome == done && !k.undone) || snap.state == Completed || !l.node().undoable() || failpoint.Mutant("undo.late-result-ignored") {
 			return false, nil
 		}
 		s := l.settlement(snap.state)

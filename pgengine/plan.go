@@ -1,6 +1,10 @@
 package pgengine
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
+)
 
 // Direction is forward or back.
 type Direction string
@@ -104,7 +108,7 @@ type dissolve struct {
 func plan(g *graph, s snapshot) decision {
 	d := decision{state: s.state}
 	steps := append([]known(nil), s.steps...)
-	passed := g.pivot >= 0 && steps[g.pivot].outcome == done
+	passed := g.pivot >= 0 && steps[g.pivot].outcome == done && !failpoint.Mutant("pivot.ignored")
 
 	switch {
 	case passed && !d.state.Ended():
@@ -119,7 +123,7 @@ func plan(g *graph, s snapshot) decision {
 	lanes := s.lanes
 	if d.state == Failing {
 		lanes = dissolveWaiting(g, &d, steps, lanes)
-		if len(lanes) == 0 {
+		if len(lanes) == 0 || failpoint.Mutant("undo.while-steps-run") {
 			d.state = Compensating
 		}
 	}
@@ -302,7 +306,13 @@ func stands(g *graph, steps []known, i int) bool {
 // free: nothing that comes after i, directly or not, stands or is claimed. Asking all descendants, and
 // not only the next ones, carries the order across steps that have no Undo.
 func free(g *graph, steps []known, claimed []bool, i int) bool {
+	if failpoint.Mutant("undo.order-ignored") {
+		return true
+	}
 	for j, after := range g.descendants[i] {
+		if failpoint.Mutant("undo.order-direct-only") {
+			after = slices.Contains(g.succs[i], j)
+		}
 		if after && (stands(g, steps, j) || claimed[j]) {
 			return false
 		}

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // Retry says how often, and how fast, a step is tried. The zero value of each field is its default.
@@ -49,7 +51,7 @@ func (r Retry) limit(endless bool) int {
 // exhausted says whether the attempt that just failed was the last one.
 func (r Retry) exhausted(attempt int, endless bool) bool {
 	limit := r.limit(endless)
-	return limit > 0 && attempt >= limit
+	return limit > 0 && attempt >= limit || failpoint.Mutant("retry.none")
 }
 
 // delay is the wait after the given attempt (1, 2, ...): exponential, capped, and then spread evenly over

@@ -263,6 +263,9 @@ func (e *Engine) persist(ctx context.Context, l *lane, mayBlame bool, settle fun
 		e.metrics.unanswered(err)
 		e.log.WarnContext(ctx, "a step is done and not yet recorded, trying again", "saga", l.g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
 		pause(ctx, min(time.Duration(n+1)*50*time.Millisecond, time.Second))
+		if failpoint.Mutant("commit.lost-answer-not-asked") {
+			continue
+		}
 		if err := e.untilAnswered(ctx, func() error { return e.locate(ctx, l) }); err != nil {
 			return false, err
 		}

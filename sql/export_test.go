@@ -19,5 +19,8 @@ func RiverVersions() (all []RiverVersion) {
 	return all
 }
 
-// Checks are the files of Check.
-func Checks() fs.ReadDirFS { return checkFiles }
+// Checks are the files of Check and Overdue.
+func Checks() fs.ReadDirFS { return ruleFiles }
+
+// Repairs are the files of Repair.
+func Repairs() fs.ReadDirFS { return repairFiles }

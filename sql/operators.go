@@ -10,6 +10,8 @@ var (
 	AuditAnswer string
 	//go:embed queries/audit_list.sql
 	AuditList string
+	//go:embed queries/audit_repair.sql
+	AuditRepair string
 	//go:embed queries/lane_waiting.sql
 	LaneWaiting string
 	//go:embed queries/saga_pause.sql

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func TestEveryQueryHasAVariable(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	for _, f := range files {
-		if strings.HasPrefix(filepath.Base(f), "check_") {
+		if rule := regexp.MustCompile(`^(check|overdue|repair)_`); rule.MatchString(filepath.Base(f)) {
 			continue
 		}
 		variable, ok := embedded[f]
@@ -255,6 +256,7 @@ func TestChecks(t *testing.T) {
 		{rule: "outbox_cursor_unused", plant: `INSERT INTO pgsagaz.outbox_cursor (prev) VALUES ('3:3:')`},
 		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_dead SET holds = false`},
 		{rule: "outbox_dead_and_alive", plant: `UPDATE pgsagaz.outbox_stuck SET done = true`},
+		{rule: "outbox_event_behind", plant: `UPDATE pgsagaz.outbox_cursor SET prev = pg_current_snapshot(), moved_at = now() - interval '1 hour'`},
 		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET topic = ''`},
 		{rule: "outbox_malformed", plant: `UPDATE pgsagaz.outbox SET headers = '[]'`},
 		{rule: "outbox_wrong_bucket", plant: `UPDATE pgsagaz.outbox SET bucket = (bucket + 1) % 256`},
@@ -325,6 +327,9 @@ func TestChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range rules {
+		if strings.HasPrefix(r.Name(), "overdue_") {
+			continue // see TestHandBrokenDatabases
+		}
 		if name := strings.TrimSuffix(strings.TrimPrefix(r.Name(), "check_"), ".sql"); !shown[name] && !strings.HasPrefix(name, "inbox_") { // those have a test of their own
 			t.Errorf("no case shows that %s fires", r.Name())
 		}

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // OutboxQueue is what the name of a queue begins with that stands for a bucket of the outbox: its number follows.
@@ -143,6 +145,9 @@ func (w *Waker) flush(k *windowed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k.pending, k.last = false, time.Now()
+	if failpoint.Mutant("wake.leading-edge") {
+		clear(k.queues)
+	}
 	w.schedule(k)
 }
 
@@ -205,7 +210,7 @@ var (
 
 // committed fires the wakes of conn's transaction. The tag of a COMMIT that rolled back is ROLLBACK.
 func (t *commitTracer) committed(conn *pgx.Conn, tag pgconn.CommandTag) {
-	if tag.String() != "COMMIT" {
+	if tag.String() != "COMMIT" && !failpoint.Mutant("wake.before-the-commit") {
 		return
 	}
 	if queues := t.listened(TakeWakes(conn)); len(queues) > 0 {

@@ -1,8 +1,8 @@
 //go:build failpoint
 
-// Package failpoint names the places where a process may die. In an ordinary build a point is nothing at
-// all. With the build tag failpoint a test arms one, and [Hit] runs what it was armed with: usually
-// SIGKILL to itself.
+// Package failpoint names the places where a process may die, and those where a bug can be planted. In an ordinary build
+// they are nothing at all. With the build tag failpoint a test arms a point, and [Hit] runs what it was armed with: usually
+// SIGKILL to itself. Or it plants a bug, to see whether the tests would find it.
 package failpoint
 
 import "sync"
@@ -11,6 +11,8 @@ var (
 	mu    sync.Mutex
 	armed = map[string]func(){}
 	hits  = map[string]int{}
+
+	planted string // written before the first test runs, and never again
 )
 
 // Hit marks a place.
@@ -37,3 +39,9 @@ func Hits(name string) int {
 	defer mu.Unlock()
 	return hits[name]
 }
+
+// Plant makes the bug of that name one. It is called before anything else happens in the process.
+func Plant(name string) { planted = name }
+
+// Mutant says whether the bug of that name is planted.
+func Mutant(name string) bool { return planted == name }

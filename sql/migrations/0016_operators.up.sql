@@ -3,7 +3,7 @@
 CREATE TABLE pgsagaz.audit (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at       timestamptz NOT NULL DEFAULT pgsagaz.now(),
-    saga_id  uuid NOT NULL,
+    saga_id  uuid,                                -- null: a repair of what all sagas share
     saga     text NOT NULL,                       -- its name
     verb     text NOT NULL,
     step     text,                                -- that it is about; null: the whole saga

@@ -1,5 +1,5 @@
 -- Somebody asked for something, and it is neither answered nor on its way: a command was lost.
-SELECT u.saga_id::text, coalesce(u.step, ''), u.verb || ' by ' || u.actor || ' has no answer, and no command'
+SELECT coalesce(u.saga_id::text, ''), coalesce(u.step, ''), u.verb || ' by ' || u.actor || ' has no answer, and no command'
 FROM pgsagaz.audit u
 WHERE NOT EXISTS (SELECT FROM pgsagaz.audit_answer a WHERE a.audit_id = u.id)
   AND NOT EXISTS (SELECT FROM pgsagaz.command c WHERE c.audit_id = u.id)

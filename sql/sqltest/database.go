@@ -37,9 +37,13 @@ func create(t testing.TB, from string) (url string) {
 	}
 	begin := time.Now()
 	name := "pgsagaz_test_" + randomHex()
-	if err := execute(t.Context(), server.url, func(ctx context.Context, conn *pgx.Conn) error {
+	err = execute(t.Context(), server.url, func(ctx context.Context, conn *pgx.Conn) error {
 		return createDatabase(ctx, conn, name, from)
-	}); err != nil {
+	})
+	if err == nil && from != empty {
+		err = plantSchema(t.Context(), withDatabase(server.url, name))
+	}
+	if err != nil {
 		t.Fatalf("sqltest: %v", err)
 	}
 	t.Logf("sqltest: %s cloned from %s of %s in %v", name, from, server.origin, time.Since(begin).Round(time.Millisecond))

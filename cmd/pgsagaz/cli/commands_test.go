@@ -84,6 +84,47 @@ func TestCheckFinds(t *testing.T) {
 	}
 }
 
+// TestCheckRepairs: a saga that nothing would ever move is found, and set going by whoever says so.
+func TestCheckRepairs(t *testing.T) {
+	pool := sqltest.New(t)
+	h := newTheatre(t, pool.Config().ConnString())
+	var id string
+	if err := pool.QueryRow(t.Context(), `SELECT id::text FROM pgsagaz.start('ghost', '{}', p_version => 1, p_registered => false)`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `DELETE FROM pgsagaz.lane`); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run("check"); r.code != exitFailed || !strings.Contains(r.stdout, "forgotten: saga "+id) {
+		t.Errorf("check: %+v", r)
+	}
+	var found struct {
+		Repaired            []sql.Repaired
+		Violations, Overdue []sql.Violation
+	}
+	h.ok(&found, "check", "--repair", "--actor", "Ann", "--reason", "it stood still")
+	if len(found.Repaired) != 1 || found.Repaired[0].Rule != "forgotten" || found.Repaired[0].SagaID != id || len(found.Violations)+len(found.Overdue) > 0 {
+		t.Errorf("repaired: %+v", found)
+	}
+	var written bool
+	if err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pgsagaz.audit WHERE saga_id = $1 AND verb = 'repair' AND actor = 'Ann' AND reason = 'it stood still')`, id).Scan(&written); err != nil || !written {
+		t.Errorf("it does not stand in the audit, %v", err)
+	}
+	contains(t, h.text("check", "--repair"), "no row exists that must not")
+
+	// Nobody has the code of it: after a while that is told, and is nothing that a repair could help.
+	if _, err := pool.Exec(t.Context(), `UPDATE pgsagaz.command SET created_at = now() - interval '1 hour'`); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run("check", "--repair", "--patience", "30m"); r.code != exitFailed || !strings.Contains(r.stdout, "no live worker has ghost version 1") {
+		t.Errorf("check: %+v", r)
+	}
+	contains(t, h.text("check", "--patience", "2h"), "no row exists that must not")
+	if r := h.run("check", "--patience", "0s"); r.code != exitUsage || !strings.Contains(r.stderr, "--patience") {
+		t.Errorf("no patience at all: %+v", r)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	h := newTheatre(t, "")
 	var v struct {

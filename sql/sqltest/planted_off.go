@@ -1,0 +1,7 @@
+//go:build !failpoint
+
+package sqltest
+
+import "context"
+
+func plantSchema(context.Context, string) error { return nil }
