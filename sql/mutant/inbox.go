@@ -54,7 +54,12 @@ func inbox() []Mutant {
 		},
 		{
 			Name: "inbox.offsets-go-back", Plants: "whoever lost a partition sets its offset back",
-			Edits: []Edit{statement(&sql.InboxOffsetSave, "WHERE $5::boolean OR o.next_offset < excluded.next_offset", "WHERE $5::boolean IS NOT NULL")},
+			Edits: []Edit{statement(&sql.InboxOffsetSave, "greatest(o.next_offset, excluded.next_offset)", "excluded.next_offset")},
+			Red:   red("inbox", "TestOffsetsGoForward"),
+		},
+		{
+			Name: "inbox.count-of-another-log", Plants: "an offset that was counted before the log was made anew is saved after it",
+			Edits: []Edit{statement(&sql.InboxOffsetSave, "WHERE o.resets = excluded.resets", "WHERE o.resets IS NOT NULL")},
 			Red:   red("inbox", "TestOffsetsGoForward"),
 		},
 		{
