@@ -51,11 +51,12 @@ var mayImport = map[string][]string{
 	"cmd/pgsagaz":       {"cmd/pgsagaz/cli", "cmd/pgsagaz/demo", "jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/cli":   {"codec", "outbox/amqppub", "outbox/kafkapub", "outbox/memorypub", "outbox/redispub", "cmd/pgsagaz/demo", "cmd/pgsagaz/bench", "jobs", "pgengine", "pgengine/sagaui", "sql", "outbox", "inbox", "sql/localpg"},
 	"cmd/pgsagaz/demo":  {"jobs", "pgengine", "sql", "outbox", "inbox", "sql/localpg"},
-	"cmd/pgsagaz/bench": {"jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
+	"cmd/pgsagaz/bench": {"internal/pgmeter", "jobs", "pgengine", "sql", "outbox", "outbox/memorypub", "inbox", "inbox/memorysub", "sql/localpg"},
 
 	"internal/metrics":    {},
 	"internal/terminal":   {},
 	"internal/tracing":    {},
+	"internal/pgmeter":    {},
 	"internal/amqpconn":   {},
 	"internal/brokertest": {},
 	// The console's own tests, and those with a browser, which are a module of their own, have one world.

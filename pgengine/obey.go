@@ -136,6 +136,8 @@ func (o *obeying) apply(ctx context.Context, c command, opts RunOptions) (reply,
 		return o.signal(ctx, c)
 	case "resolve", "skip":
 		return o.resolve(ctx, c)
+	case "plan":
+		return obeyed, nil // as after every command
 	}
 	return refused("unknown command " + c.Kind), nil
 }

@@ -184,7 +184,7 @@ CREATE TABLE pgsagaz.command (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     saga_id    uuid NOT NULL,
     kind       text NOT NULL CHECK (kind IN ('cancel', 'abandon', 'pause', 'resume', 'retry', 'skip', 'resolve', 'signal', -- people's
-                                          'deadline', 'child', 'revert')),
+                                          'deadline', 'child', 'revert', 'plan')), -- plan: nothing, but to look at what is to follow
     reason     text NOT NULL DEFAULT '',
     body       json,
     audit_id   bigint,                      -- where it is written down who asks for it

@@ -54,7 +54,7 @@ CREATE FUNCTION pgsagaz.ask(
 DECLARE
     audit bigint;
 BEGIN
-    IF p_verb IN ('child', 'revert', 'deadline', 'signal') THEN -- sagas say these to each other, and a signal has a function of its own
+    IF p_verb IN ('child', 'revert', 'deadline', 'plan', 'signal') THEN -- sagas say these to each other, and a signal has a function of its own
         RAISE EXCEPTION 'pgsagaz: % is nothing to ask for', p_verb USING ERRCODE = 'PS007';
     END IF;
     SELECT pgsagaz.audit_write(s.id, s.name, p_verb, p_step, p_actor, p_reason, p_details) INTO audit
