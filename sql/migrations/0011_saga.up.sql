@@ -97,6 +97,7 @@ CREATE TABLE pgsagaz.lane (
     direction  pgsagaz.direction NOT NULL DEFAULT 'do',
     generation integer NOT NULL DEFAULT 1,  -- 0: nothing yet, in a saga that goes on for another
     queue      text NOT NULL,
+    priority   smallint NOT NULL DEFAULT 1, -- in its queue: 1, which goes first, to 4
     worker     text,
     token      bigint,                      -- new with every take-over: the fence
     job_id     bigint,                      -- the River job that was last sent for this lane

@@ -1,6 +1,6 @@
 -- The same schedule again changes nothing: every process of a deployment may put it. Another cron or zone counts
 -- from now on. What changes stands in the audit, but for the input, which is a payload.
-WITH before AS (SELECT * FROM pgsagaz.schedule WHERE name = $1 FOR UPDATE),
+WITH before AS (SELECT * FROM pgsagaz.schedule WHERE name = $1),
 put AS (
     INSERT INTO pgsagaz.schedule AS s (name, cron, zone, saga, input, slot_field, tags, timeout, catch_up, most, grace, next_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)

@@ -71,7 +71,7 @@ func (a *app) auditList() *cobra.Command {
 				if f.Limit > 0 && len(entries) == f.Limit {
 					page.Next = entries[0].ID
 				}
-				return a.print(page, func(w io.Writer) { showAudit(w, page.Audit, page.Next) })
+				return a.print(page, func(w io.Writer) { showAudits(w, page.Audit, page.Next) })
 			})
 		},
 	}
@@ -89,7 +89,7 @@ func (a *app) auditList() *cobra.Command {
 	return cmd
 }
 
-func showAudit(w io.Writer, entries []pgengine.AuditEntry, next int64) {
+func showAudits(w io.Writer, entries []pgengine.AuditEntry, next int64) {
 	if len(entries) == 0 {
 		fmt.Fprintln(w, "nothing")
 		return
