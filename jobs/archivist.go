@@ -21,7 +21,7 @@ type archivist struct {
 }
 
 const (
-	archiveBatch = 200                   // sagas in one short transaction
+	archiveBatch = 100                   // sagas in one short transaction
 	archivePause = time.Minute           // between rounds
 	archiveRest  = 20 * time.Millisecond // between batches, at least, so that it never has the server to itself
 	archiveShare = 4                     // and that many times as long as a batch has taken
