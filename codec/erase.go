@@ -2,6 +2,7 @@ package codec
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -42,6 +43,7 @@ var (
 
 // Erase destroys the data key of a subject, in tx: when it has committed, no payload of the subject can be decoded any more.
 // Processes that have the key in memory may do so for KeepKeys longer (1 min by default). The row stays, and says who erased it and why.
+// So does the audit, which commits with it and names the key by its id ([Find]), not the subject.
 // New sagas and messages of the subject are refused from then on. It waits for transactions that have started or published some; tx has to be
 // READ COMMITTED, so that it sees them.
 //
@@ -88,16 +90,28 @@ func Find(ctx context.Context, db sql.Querier, subject string) (SubjectKey, erro
 	return s, err
 }
 
+// By says who sees to something, and why, for the audit.
+type By = sql.By
+
 // rotatePage is how many data keys one transaction wraps anew.
 const rotatePage = 200
 
 // Rotate wraps all data keys anew that are not under the keyring's current key, and says how many. Then the other keys can
-// leave the keyring. It works in small steps, beside everything else, and may be run again.
-func (c *Codec) Rotate(ctx context.Context, db sql.Querier) (n int, err error) {
+// leave the keyring. It works in small steps, beside everything else, and may be run again. Who does it is in the audit
+// before the first, and how many there were after the last; nothing of that: it was broken off.
+func (c *Codec) Rotate(ctx context.Context, db sql.Querier, by By) (n int, err error) {
 	if c == nil || c.keyring == nil {
 		return 0, fmt.Errorf("codec: rotate: %w: there is no keyring", ErrNoKey)
 	}
 	current := c.keyring.Current()
+	var audit int64
+	what, err := json.Marshal(map[string]string{"to": current})
+	if err != nil {
+		return 0, fmt.Errorf("codec: rotate: %w", err)
+	}
+	if err := db.QueryRow(ctx, sql.AuditBegin, "codec", "rotate", by.Actor, by.Reason, string(what)).Scan(&audit); err != nil {
+		return 0, fmt.Errorf("codec: rotate: %w", err)
+	}
 	after := ""
 	for {
 		rows, err := db.Query(ctx, sql.DataKeyOld, current, after, rotatePage)
@@ -121,6 +135,9 @@ func (c *Codec) Rotate(ctx context.Context, db sql.Querier) (n int, err error) {
 			}
 		}
 		if len(page) < rotatePage {
+			if _, err := db.Exec(ctx, sql.AuditAnswer, audit, "obeyed", fmt.Sprintf("%d data keys", n)); err != nil {
+				return n, fmt.Errorf("codec: rotate, after %d keys: %w", n, err)
+			}
 			return n, nil
 		}
 	}

@@ -40,17 +40,17 @@ func TestRotation(t *testing.T) {
 	stored["new"] = encode(t, both, pool, keyOf(t, both, pool, "new"), "p", "new")
 	stored["customer-1"] = encode(t, both, pool, keyOf(t, both, pool, "customer-1"), "p", "customer-1") // an old subject's
 	only := newCodec(t, codec.Config{}, k2)
-	if _, err := only.Rotate(t.Context(), pool); !errors.Is(err, codec.ErrNoKey) {
+	if _, err := only.Rotate(t.Context(), pool, codec.By{}); !errors.Is(err, codec.ErrNoKey) {
 		t.Fatalf("rotation without the old key: %v, want ErrNoKey", err)
 	}
 	if _, _, err := only.Decode(t.Context(), pool, "p", stored["customer-2"]); !errors.Is(err, codec.ErrNoKey) {
 		t.Fatalf("a payload under the old key: %v, want ErrNoKey", err)
 	}
-	n, err := both.Rotate(t.Context(), pool)
+	n, err := both.Rotate(t.Context(), pool, codec.By{})
 	if err != nil || n != subjects {
 		t.Fatalf("%d keys wrapped anew, %v; want %d", n, err, subjects)
 	}
-	if n, err = both.Rotate(t.Context(), pool); err != nil || n != 0 {
+	if n, err = both.Rotate(t.Context(), pool, codec.By{}); err != nil || n != 0 {
 		t.Fatalf("a second rotation wraps %d, %v", n, err)
 	}
 	only = newCodec(t, codec.Config{}, k2)
@@ -90,7 +90,7 @@ func TestRotationDoesNotUndoAnErasure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := c.Rotate(t.Context(), pool); n != 0 || err != nil {
+	if n, err := c.Rotate(t.Context(), pool, codec.By{}); n != 0 || err != nil {
 		t.Errorf("%d keys wrapped anew, %v; want none", n, err)
 	}
 	if _, _, err := c.Decode(t.Context(), pool, "p", stored); !errors.Is(err, codec.ErrErased) {

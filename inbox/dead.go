@@ -83,25 +83,28 @@ func Dead(ctx context.Context, db sql.Querier, id int64) (DeadLetter, error) {
 	return all[0], nil
 }
 
+// By says who sees to something, and why, for the audit.
+type By = sql.By
+
 // Redrive asks for dead letters to be handled again: a running consumer of their name does so within a second or
 // two. Each goes through the inbox under a new attempt id, so that it takes effect once for each redrive; it is
 // gone when it has, and back among the dead if it fails again. One that is being redriven stays as it is.
-// It returns the ids of those that were not. Their order is not kept.
-func Redrive(ctx context.Context, db sql.Querier, ids ...int64) ([]int64, error) {
-	return touched(ctx, db, sql.InboxDeadRedrive, ids)
+// It returns the ids of those that were not. Their order is not kept. The audit of each commits with it.
+func Redrive(ctx context.Context, db sql.Querier, by By, ids ...int64) ([]int64, error) {
+	return touched(ctx, db, sql.InboxDeadRedrive, by, ids)
 }
 
 // Drop forgets dead letters, and returns the ids of those there were. Their events have had no effect, and will
-// have none.
-func Drop(ctx context.Context, db sql.Querier, ids ...int64) ([]int64, error) {
-	return touched(ctx, db, sql.InboxDeadDrop, ids)
+// have none. The audit of each, which names its event, commits with it.
+func Drop(ctx context.Context, db sql.Querier, by By, ids ...int64) ([]int64, error) {
+	return touched(ctx, db, sql.InboxDeadDrop, by, ids)
 }
 
-func touched(ctx context.Context, db sql.Querier, statement string, ids []int64) ([]int64, error) {
+func touched(ctx context.Context, db sql.Querier, statement string, by By, ids []int64) ([]int64, error) {
 	if ids == nil {
 		ids = []int64{}
 	}
-	rows, err := db.Query(ctx, statement, ids)
+	rows, err := db.Query(ctx, statement, ids, by.Actor, by.Reason)
 	if err != nil {
 		return nil, err
 	}

@@ -45,12 +45,12 @@ func TestRedrive(t *testing.T) {
 	if _, err := inbox.Dead(t.Context(), pool, 1e9); !errors.Is(err, inbox.ErrNoDeadLetter) {
 		t.Error(err)
 	}
-	if ids, err := inbox.Drop(t.Context(), pool, dead[5].ID, 1e9); err != nil || !slices.Equal(ids, []int64{dead[5].ID}) {
+	if ids, err := inbox.Drop(t.Context(), pool, inbox.By{}, dead[5].ID, 1e9); err != nil || !slices.Equal(ids, []int64{dead[5].ID}) {
 		t.Errorf("dropped %v, %v", ids, err)
 	}
 
 	// It fails again, and is back.
-	if ids, err := inbox.Redrive(t.Context(), pool, dead[0].ID); err != nil || len(ids) != 1 {
+	if ids, err := inbox.Redrive(t.Context(), pool, inbox.By{}, dead[0].ID); err != nil || len(ids) != 1 {
 		t.Fatal(ids, err)
 	}
 	eventually(t, "it is back", func() bool {
@@ -62,10 +62,10 @@ func TestRedrive(t *testing.T) {
 	for _, d := range dead[:5] {
 		ids = append(ids, d.ID)
 	}
-	if got, err := inbox.Redrive(t.Context(), pool, ids...); err != nil || len(got) != 5 {
+	if got, err := inbox.Redrive(t.Context(), pool, inbox.By{}, ids...); err != nil || len(got) != 5 {
 		t.Fatal(got, err)
 	}
-	if got, err := inbox.Redrive(t.Context(), pool, ids...); err != nil || len(got) > 0 {
+	if got, err := inbox.Redrive(t.Context(), pool, inbox.By{}, ids...); err != nil || len(got) > 0 {
 		t.Errorf("they were asked for again: %v, %v", got, err)
 	}
 	eventually(t, "all are done", func() bool { return len(deadLetters(t, pool)) == 0 })
@@ -126,7 +126,7 @@ func TestOlderThanRetention(t *testing.T) {
 		t.Errorf("effects of %v", got)
 	}
 	// An operator who knows that it had none can have it processed.
-	if _, err := inbox.Redrive(t.Context(), pool, dead[0].ID, dead[1].ID); err != nil {
+	if _, err := inbox.Redrive(t.Context(), pool, inbox.By{}, dead[0].ID, dead[1].ID); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it is done", func() bool { return len(deadLetters(t, pool)) == 0 })

@@ -133,7 +133,7 @@ func TestEveryWayToAskPostgres(t *testing.T) {
 				t.Fatalf("%+v", dead)
 			}
 			mended.Store(true)
-			if _, err := inbox.Redrive(t.Context(), pool, dead[0].ID); err != nil {
+			if _, err := inbox.Redrive(t.Context(), pool, inbox.By{}, dead[0].ID); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "it is done", func() bool { return len(deadLetters(t, pool)) == 0 })

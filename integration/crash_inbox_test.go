@@ -122,7 +122,7 @@ func redriveAll(t *testing.T, pool *pgxpool.Pool) {
 		return
 	}
 	for _, d := range dead {
-		if _, err := inbox.Redrive(t.Context(), pool, d.ID); err != nil {
+		if _, err := inbox.Redrive(t.Context(), pool, inbox.By{}, d.ID); err != nil {
 			t.Error(err)
 		}
 	}

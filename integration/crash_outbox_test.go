@@ -181,7 +181,7 @@ func (m *mail) cure() {
 			m.Fatal(err)
 		}
 		for _, d := range dead {
-			if err := sql.InTx(m.Context(), m.pool, func(tx pgx.Tx) error { _, err := outbox.Redrive(m.Context(), tx, d.ID); return err }); err != nil {
+			if err := sql.InTx(m.Context(), m.pool, func(tx pgx.Tx) error { _, err := outbox.Redrive(m.Context(), tx, d.ID, outbox.By{}); return err }); err != nil {
 				m.Fatal(err)
 			}
 		}

@@ -21,9 +21,10 @@ type archivist struct {
 }
 
 const (
-	archiveBatch = 200                   // sagas in one short transaction
+	archiveBatch = 100                   // sagas in one short transaction
 	archivePause = time.Minute           // between rounds
-	archiveRest  = 20 * time.Millisecond // between batches, so that it never has the server to itself
+	archiveRest  = 20 * time.Millisecond // between batches, at least, so that it never has the server to itself
+	archiveShare = 4                     // and that many times as long as a batch has taken
 )
 
 // run archives until ctx ends.
@@ -42,6 +43,7 @@ func (a *archivist) round(ctx context.Context) error {
 	total := 0
 	for {
 		var moved *int // nil: another worker is at it
+		begun := time.Now()
 		if err := a.pool.QueryRow(ctx, sql.ArchiveBatch, a.after.Seconds(), archiveBatch).Scan(&moved); err != nil {
 			return err
 		}
@@ -49,7 +51,7 @@ func (a *archivist) round(ctx context.Context) error {
 			break
 		}
 		total += *moved
-		if !pause(ctx, archiveRest) {
+		if !pause(ctx, max(archiveRest, archiveShare*time.Since(begun))) {
 			return nil
 		}
 	}

@@ -3,7 +3,9 @@ package jobs
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,6 +102,10 @@ func (s *sweeper) run(ctx context.Context) error {
 	return nil
 }
 
+// raised is how many jobs of a low priority that have waited for long go first, of each queue, every two seconds. Few, so that a
+// backlog of them does not take over.
+const raised = 8
+
 // look is one whole sweep.
 func (s *sweeper) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -135,6 +141,9 @@ func (s *sweeper) look(ctx context.Context) error {
 			return err
 		}
 		if err := s.unknownKinds(ctx); err != nil {
+			return err
+		}
+		if _, err := s.pool.Exec(ctx, sql.SweepWaiting, slices.Collect(maps.Keys(s.w.cfg.Queues)), raised); err != nil {
 			return err
 		}
 		if _, err := s.pool.Exec(ctx, sql.SweepLines); err != nil {

@@ -93,21 +93,26 @@ type Redriven struct {
 	Ordered bool `json:"ordered"`
 }
 
-// Redrive gives a dead letter another chance, in tx, with all its attempts. It goes by the same event id.
+// By says who sees to something, and why, for the audit.
+type By = sql.By
+
+// Redrive gives a dead letter another chance, in tx, with all its attempts. It goes by the same event id. The audit of it
+// commits with it.
 // [ErrNotDead] if there is none.
-func Redrive(ctx context.Context, tx pgx.Tx, id int64) (Redriven, error) {
+func Redrive(ctx context.Context, tx pgx.Tx, id int64, by By) (Redriven, error) {
 	var r Redriven
 	var bucket int16
-	if err := tx.QueryRow(ctx, sql.OutboxRedrive, id).Scan(&r.ID, &bucket, &r.Ordered); err != nil {
+	if err := tx.QueryRow(ctx, sql.OutboxRedrive, id, by.Actor, by.Reason).Scan(&r.ID, &bucket, &r.Ordered); err != nil {
 		return r, fmt.Errorf("redrive dead letter %d: %w", id, notDead(err))
 	}
 	sql.WakeLater(tx.Conn(), sql.OutboxQueue+strconv.Itoa(int(bucket)))
 	return r, nil
 }
 
-// Drop forgets a dead letter, in tx. A key that waits for it goes on without it. [ErrNotDead] if there is none.
-func Drop(ctx context.Context, tx pgx.Tx, id int64) error {
-	if _, err := tx.Exec(ctx, sql.OutboxDrop, id); err != nil {
+// Drop forgets a dead letter, in tx. A key that waits for it goes on without it. The audit of it, which names the event and
+// its topic, commits with it. [ErrNotDead] if there is none.
+func Drop(ctx context.Context, tx pgx.Tx, id int64, by By) error {
+	if _, err := tx.Exec(ctx, sql.OutboxDrop, id, by.Actor, by.Reason); err != nil {
 		return fmt.Errorf("drop dead letter %d: %w", id, notDead(err))
 	}
 	return nil
@@ -129,8 +134,9 @@ type ReplayFilter struct {
 // Replay publishes again what has been published before and is still retained: in the archive, see
 // Config.Archive, and in the outbox itself for a while. The events have their ids and the mark
 // Event.Replayed; consumers that remember what they have seen take no notice of them, unless they
-// heed the mark. Returns how many there are. It works in pages of 1000, each a transaction.
-func Replay(ctx context.Context, db sql.Querier, f ReplayFilter) (n int, err error) {
+// heed the mark. Returns how many there are. It works in pages of 1000, each a transaction. Who does it is in the
+// audit before the first, and how many there were after the last; nothing of that: it was broken off.
+func Replay(ctx context.Context, db sql.Querier, f ReplayFilter, by By) (n int, err error) {
 	if f.To.IsZero() {
 		f.To = time.Now().Add(time.Hour) // past any difference of clocks
 	}
@@ -141,6 +147,14 @@ func Replay(ctx context.Context, db sql.Querier, f ReplayFilter) (n int, err err
 	if err := db.QueryRow(ctx, sql.OutboxLastID).Scan(&until); err != nil {
 		return 0, fmt.Errorf("replay: %w", err)
 	}
+	var audit int64
+	what, err := json.Marshal(map[string]any{"from": f.From, "to": f.To, "topic": f.Topic})
+	if err != nil {
+		return 0, fmt.Errorf("replay: %w", err)
+	}
+	if err := db.QueryRow(ctx, sql.AuditBegin, "outbox", "replay", by.Actor, by.Reason, string(what)).Scan(&audit); err != nil {
+		return 0, fmt.Errorf("replay: %w", err)
+	}
 	const page = 1000
 	for {
 		var sent int
@@ -148,6 +162,9 @@ func Replay(ctx context.Context, db sql.Querier, f ReplayFilter) (n int, err err
 			return n, fmt.Errorf("replay, after %d messages: %w", n, err)
 		}
 		if n += sent; sent < page {
+			if _, err := db.Exec(ctx, sql.AuditAnswer, audit, "obeyed", fmt.Sprintf("%d messages", n)); err != nil {
+				return n, fmt.Errorf("replay, after %d messages: %w", n, err)
+			}
 			return n, nil
 		}
 	}

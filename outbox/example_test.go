@@ -83,7 +83,7 @@ func ExampleRedrive() {
 	}
 	for _, d := range dead {
 		err := sql.InTx(ctx, pool, func(tx pgx.Tx) error {
-			r, err := outbox.Redrive(ctx, tx, d.ID)
+			r, err := outbox.Redrive(ctx, tx, d.ID, outbox.By{Actor: "Ann", Reason: "the topic is there now"})
 			fmt.Println(d.EventID, "goes again; in order:", r.Ordered)
 			return err
 		})

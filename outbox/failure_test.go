@@ -109,7 +109,7 @@ func TestGivenUp(t *testing.T) {
 	if e.ID != d.EventID || e.Sequence != r.ID || e.Headers["tenant"] != "x" {
 		t.Errorf("redriven: %+v", e)
 	}
-	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { _, err := outbox.Redrive(t.Context(), tx, d.ID); return err }); !errors.Is(err, outbox.ErrNotDead) {
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { _, err := outbox.Redrive(t.Context(), tx, d.ID, outbox.By{}); return err }); !errors.Is(err, outbox.ErrNotDead) {
 		t.Errorf("a second redrive: %v", err)
 	}
 	if _, err := outbox.DeadLetter(t.Context(), w.pool, d.ID); !errors.Is(err, outbox.ErrNotDead) {
@@ -128,7 +128,7 @@ func TestGivenUp(t *testing.T) {
 
 func redrive(w world, id int64) (r outbox.Redriven) {
 	w.Helper()
-	err := pgx.BeginFunc(w.Context(), w.pool, func(tx pgx.Tx) (err error) { r, err = outbox.Redrive(w.Context(), tx, id); return err })
+	err := pgx.BeginFunc(w.Context(), w.pool, func(tx pgx.Tx) (err error) { r, err = outbox.Redrive(w.Context(), tx, id, outbox.By{}); return err })
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestHold(t *testing.T) {
 	if got := w.broker.Len(); got != 2 {
 		t.Errorf("%d events arrived: held keys went on", got)
 	}
-	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { return outbox.Drop(t.Context(), tx, b) }); err != nil {
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { return outbox.Drop(t.Context(), tx, b, outbox.By{}) }); err != nil {
 		t.Fatal(err)
 	}
 	w.arrived(3)
@@ -183,7 +183,7 @@ func TestHold(t *testing.T) {
 	if got := ofKey(events, "b"); !slices.Equal(got, []string{"2"}) {
 		t.Errorf("of b %v arrived", got)
 	}
-	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { return outbox.Drop(t.Context(), tx, b) }); !errors.Is(err, outbox.ErrNotDead) {
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error { return outbox.Drop(t.Context(), tx, b, outbox.By{}) }); !errors.Is(err, outbox.ErrNotDead) {
 		t.Errorf("dropped twice: %v", err)
 	}
 }

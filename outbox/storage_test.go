@@ -380,7 +380,7 @@ func TestArchiveAndReplay(t *testing.T) {
 	to := query[time.Time](w, "SELECT pgsagaz.now()")
 	w.publish(message("a", 3)) // after the time
 	w.until("it arrives", func() bool { return len(w.broker.Events("t")) == 3 })
-	n, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: from, To: to, Topic: "t"})
+	n, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: from, To: to, Topic: "t"}, outbox.By{})
 	if err != nil || n != 2 {
 		t.Fatalf("%d replayed, %v; want 2", n, err)
 	}
@@ -398,11 +398,11 @@ func TestArchiveAndReplay(t *testing.T) {
 		s, err := outbox.GetStatus(t.Context(), w.pool)
 		return err == nil && s.Pending == 0
 	})
-	if n, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: from, Topic: "t"}); err != nil || n != 3 {
+	if n, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: from, Topic: "t"}, outbox.By{}); err != nil || n != 3 {
 		t.Errorf("%d replayed, %v; want 3", n, err)
 	}
 	w.until("they arrive once more", func() bool { return len(w.broker.Events("t")) == 8 })
-	if _, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: to, To: from}); err == nil {
+	if _, err := outbox.Replay(t.Context(), w.pool, outbox.ReplayFilter{From: to, To: from}, outbox.By{}); err == nil {
 		t.Error("a replay of no time at all is accepted")
 	}
 

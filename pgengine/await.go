@@ -20,6 +20,7 @@ type Await[I Input, P Signal] struct {
 	After    []Step[I]
 	Timeout  time.Duration // of the wait, by the database's clock; 0: none
 	Queue    string
+	Priority int
 	Optional bool
 	When     func(c Call[I]) bool
 	// OnTimeout gives the payload to go on with when Timeout has passed and no signal has come. nil, or an
@@ -29,10 +30,11 @@ type Await[I Input, P Signal] struct {
 
 // Sleep waits for a time. It holds no worker meanwhile, and outlives restarts.
 type Sleep[I Input] struct {
-	Name  string
-	After []Step[I]
-	Queue string
-	When  func(c Call[I]) bool
+	Name     string
+	After    []Step[I]
+	Queue    string
+	Priority int
+	When     func(c Call[I]) bool
 	// For is how long, by the database's clock, from when the step begins. Until says until when, instead: a
 	// time that has passed is no wait.
 	For   time.Duration
@@ -44,7 +46,7 @@ func (Sleep[I]) input() (in I)    { return in }
 
 func (s Await[I, P]) node() node {
 	n := node{
-		kind: kindAwait, name: s.Name, limit: s.Timeout, timeout: defaultActivityTimeout, queue: s.Queue, optional: s.Optional,
+		kind: kindAwait, name: s.Name, limit: s.Timeout, timeout: defaultActivityTimeout, queue: s.Queue, priority: s.Priority, optional: s.Optional,
 		result: reflect.TypeFor[P](), funcs: given(s.When, s.OnTimeout),
 		fits: func(raw json.RawMessage) error { return decode(raw, new(P)) },
 	}
@@ -95,7 +97,7 @@ func signalName(zero Signal) (name string, err error) {
 
 func (s Sleep[I]) node() node {
 	n := node{
-		kind: kindSleep, name: s.Name, limit: s.For, timeout: defaultActivityTimeout, queue: s.Queue,
+		kind: kindSleep, name: s.Name, limit: s.For, timeout: defaultActivityTimeout, queue: s.Queue, priority: s.Priority,
 		result: reflect.TypeFor[struct{}](), funcs: given(s.When, s.Until),
 	}
 	comesAfter(&n, s.After)

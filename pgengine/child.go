@@ -18,6 +18,7 @@ type Child[I Input, C Input, R any] struct {
 	Name     string
 	After    []Step[I]
 	Queue    string
+	Priority int
 	Optional bool
 	Pivot    bool
 	When     func(c Call[I]) bool
@@ -32,6 +33,7 @@ type Each[I Input, C Input, R any] struct {
 	Name     string
 	After    []Step[I]
 	Queue    string
+	Priority int
 	When     func(c Call[I]) bool
 	Inputs   func(ctx context.Context, c Call[I]) ([]C, error) // at most 10,000
 	Parallel int                                               // 0: 10
@@ -47,7 +49,7 @@ func (Each[I, C, R]) input() (in I)  { return in }
 
 func (s Child[I, C, R]) node() node {
 	n := node{
-		kind: kindChild, name: s.Name, timeout: defaultActivityTimeout, queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		kind: kindChild, name: s.Name, timeout: defaultActivityTimeout, queue: s.Queue, priority: s.Priority, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](), funcs: given(s.When, s.Input), parallel: 1,
 	}
 	comesAfter(&n, s.After)
@@ -72,7 +74,7 @@ func (s Child[I, C, R]) node() node {
 
 func (s Each[I, C, R]) node() node {
 	n := node{
-		kind: kindEach, name: s.Name, timeout: defaultActivityTimeout, queue: s.Queue,
+		kind: kindEach, name: s.Name, timeout: defaultActivityTimeout, queue: s.Queue, priority: s.Priority,
 		result: reflect.TypeFor[[]R](), funcs: given(s.When, s.Inputs), parallel: s.Parallel,
 	}
 	comesAfter(&n, s.After)

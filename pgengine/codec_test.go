@@ -265,7 +265,7 @@ func TestPayloadsAreHidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := d.codec(two, d.key).Rotate(t.Context(), d.pool); err != nil || n != 1 {
+	if n, err := d.codec(two, d.key).Rotate(t.Context(), d.pool, codec.By{}); err != nil || n != 1 {
 		t.Fatalf("%d keys rotated, %v", n, err)
 	}
 	d.restart(d.codec(two))

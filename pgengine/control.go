@@ -15,7 +15,7 @@ import (
 
 // By says who asks for something, and why: it stands in the audit of the saga, whatever becomes of it. No Actor: the
 // user of the database's session.
-type By struct{ Actor, Reason string }
+type By = sql.By
 
 // Cancel asks a saga to turn back, in the caller's transaction: it locks nothing of the saga's, and the
 // engine obeys once the transaction has committed. Steps that have begun end first. A saga that has begun to

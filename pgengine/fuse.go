@@ -46,14 +46,14 @@ func (l *lane) fuses() bool {
 // written by the statements that end a fusion.
 func (l *lane) joins(i int) bool {
 	n, next := &l.g.nodes[i], l.g.next(i)
-	if !n.isTx() || n.when != nil || n.gate != nil || !next.known || l.g.queue(task{node: i}) != l.queue {
+	if !n.isTx() || n.when != nil || n.gate != nil || !next.known || !l.stays(task{node: i}) {
 		return false
 	}
 	if l.taken {
 		return true
 	}
 	// The statements that take the lane of a saga just begun can only move it on, or end an ordinary saga.
-	return len(next.tasks) == 0 && !l.isChild || len(next.tasks) == 1 && l.g.queue(next.tasks[0]) == l.queue
+	return len(next.tasks) == 0 && !l.isChild || len(next.tasks) == 1 && l.stays(next.tasks[0])
 }
 
 // behind is the step that may share the transaction of the one the lane is at.

@@ -17,6 +17,7 @@ type graph struct {
 	timeout  time.Duration
 	strategy Strategy
 	fuse     bool
+	ranks    int   // the priority of its steps that have none of their own; 0: 1
 	gate     *gate // of the saga as a whole; nil: none
 	hooks    hooks
 	pivot    int            // -1: none
@@ -60,6 +61,9 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 		}
 		if n.queue == ControlQueue {
 			wrong(n.name, "the queue %q is the engine's own", n.queue)
+		}
+		if p := priorityProblem(n.priority); p != "" {
+			wrong(n.name, "%s", p)
 		}
 		if _, twice := g.index[n.name]; twice {
 			wrong(n.name, "there are two steps of this name")
@@ -119,6 +123,14 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 	g.checkSignals(wrong)
 	g.nameLimits(wrong)
 	return g, problems
+}
+
+// priorityProblem says what is wrong with a priority; "": nothing.
+func priorityProblem(p int) string {
+	if p < 0 || p > 4 {
+		return fmt.Sprintf("the priority %d must be between 1, which goes first, and 4; or 0 for the default", p)
+	}
+	return ""
 }
 
 // checkPivot finds the pivot, and refuses shapes in which "from here forward only" could not be kept.

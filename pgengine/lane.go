@@ -79,18 +79,19 @@ func (l *lane) name() string {
 	return l.node().name
 }
 
-// mayGoOn says whether the lane continues here and now with a step of queue, or leaves it to a job.
-func (l *lane) mayGoOn(queue string) bool {
+// mayGoOn says whether the lane continues here and now with t, or leaves it to a job: as it does where t is of another
+// queue, or of another priority in it.
+func (l *lane) mayGoOn(t task) bool {
 	if l.at.node >= 0 && !l.taken { // the commit that takes the lane moves it, even if it must be handed back then
-		return queue == defaultQueue
+		return l.g.atStart(t)
 	}
 	if l.stopping() {
 		return false
 	}
 	if l.at.node < 0 { // the saga's first step
-		return queue == defaultQueue
+		return l.g.atStart(t)
 	}
-	return !l.opts.JobPerStep && queue == l.queue && l.steps < laneSteps && time.Since(l.begun) < l.opts.Budget
+	return !l.opts.JobPerStep && l.stays(t) && l.steps < laneSteps && time.Since(l.begun) < l.opts.Budget
 }
 
 // stopping says whether the worker is to end.
@@ -121,14 +122,14 @@ func (l *lane) begin(t task) {
 // TxStep, and the lane goes on from it with one step that depends on nothing else.
 func (l *lane) lightFooted() bool {
 	first := l.g.first()
-	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || l.g.queue(first[0]) != defaultQueue {
+	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || !l.g.atStart(first[0]) {
 		return false
 	}
 	if f := l.g.nodes[first[0].node]; !f.isTx() && !failpoint.Mutant("claim.call-before-commit") || f.when != nil || f.gate != nil {
 		return false
 	}
 	n := l.g.next(first[0].node)
-	return n.known && len(n.tasks) == 1 && l.g.queue(n.tasks[0]) == defaultQueue
+	return n.known && len(n.tasks) == 1 && l.g.atStart(n.tasks[0])
 }
 
 func (l *lane) call() *call {
@@ -145,17 +146,38 @@ func (g *graph) queue(t task) string {
 	return g.nodes[t.node].queue
 }
 
+// priority is River's, of the jobs of t: that of the step, else that of the saga, else 1.
+func (g *graph) priority(t task) int16 {
+	p := g.ranks
+	if t.node >= 0 && g.nodes[t.node].priority != 0 {
+		p = g.nodes[t.node].priority
+	}
+	return int16(max(p, 1))
+}
+
+// atStart: t is of the queue and the priority that a saga starts with.
+func (g *graph) atStart(t task) bool {
+	return g.queue(t) == defaultQueue && g.priority(t) == g.priority(task{node: -1})
+}
+
+// stays: t is of the queue and the priority of the step that the lane is at.
+func (l *lane) stays(t task) bool {
+	return l.g.queue(t) == l.queue && l.g.priority(t) == l.g.priority(l.at)
+}
+
 // lanes are new lanes as the SQL functions take them; all nil: none.
 type lanes struct {
 	steps, directions []string
 	queues            []*string
 	generations       []int32
+	priorities        []int16
 }
 
 func (ls *lanes) add(g *graph, t task) {
 	ls.steps = append(ls.steps, g.nodes[t.node].name)
 	ls.directions = append(ls.directions, string(t.direction))
 	ls.generations = append(ls.generations, int32(t.generation))
+	ls.priorities = append(ls.priorities, g.priority(t))
 	queue := g.queue(t)
 	if g.manual(t) {
 		ls.queues = append(ls.queues, nil) // nobody's but an operator's
@@ -177,7 +199,7 @@ func (ls *lanes) wakes() (queues []string) {
 // divide chooses, of what is ready, the step that the lane goes on with, if any: the others leave as jobs.
 func (l *lane) divide(tasks []task) (here *task, others lanes) {
 	for i, t := range tasks {
-		if here == nil && !l.g.manual(t) && l.mayGoOn(l.g.queue(t)) {
+		if here == nil && !l.g.manual(t) && l.mayGoOn(t) {
 			here = &tasks[i]
 			continue
 		}

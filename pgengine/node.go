@@ -32,6 +32,7 @@ type node struct {
 	manualUndo       bool
 	timeout          time.Duration // of one attempt; 0: none
 	queue            string
+	priority         int // 0: the saga's
 	optional, pivot  bool
 	result           reflect.Type
 	funcs            []bool // which of the user's functions there are
@@ -123,7 +124,7 @@ func (n node) same(o node) bool {
 		return s
 	}
 	retry := func(r Retry) Retry { r.If = nil; return r }
-	return n.kind == o.kind && n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue &&
+	return n.kind == o.kind && n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue && n.priority == o.priority &&
 		n.optional == o.optional && n.pivot == o.pivot && n.undoFailure == o.undoFailure && n.manualUndo == o.manualUndo &&
 		n.signal == o.signal && n.child == o.child && n.parallel == o.parallel && n.limit == o.limit &&
 		n.gate.same(o.gate) && slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&

@@ -3,6 +3,7 @@ package pgengine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -30,6 +31,15 @@ type Plan struct {
 
 	// Faults is the fault matrix: for each step, in Order, all that may come of each [FaultKind].
 	Faults []Fault `json:"faults"`
+
+	Places []Place `json:"places"` // where its steps run, in the order of the first of each
+}
+
+// Place is a queue, and a priority in it: 1, which goes first, to 4.
+type Place struct {
+	Queue    string   `json:"queue"`
+	Priority int      `json:"priority"`
+	Steps    []string `json:"steps"`
 }
 
 // StepNote is something to be said of a step.
@@ -78,8 +88,23 @@ func (p Graph) Outline() (Plan, error) {
 	if plan.UndoOrder, err = o.undoOrder(); err != nil {
 		return Plan{}, err
 	}
+	plan.Places = g.places(o.order)
 	plan.Faults, err = o.faults()
 	return plan, err
+}
+
+// places groups the steps by queue and priority.
+func (g *graph) places(order []int) (places []Place) {
+	for _, i := range order {
+		t := task{node: i}
+		at := slices.IndexFunc(places, func(p Place) bool { return p.Queue == g.queue(t) && p.Priority == int(g.priority(t)) })
+		if at < 0 {
+			at = len(places)
+			places = append(places, Place{Queue: g.queue(t), Priority: int(g.priority(t))})
+		}
+		places[at].Steps = append(places[at].Steps, g.nodes[i].name)
+	}
+	return places
 }
 
 // outline is a plan in the making.

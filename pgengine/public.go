@@ -7,7 +7,8 @@ type Graph struct {
 	Output   string        `json:"output,omitempty"` // the step whose result is the saga's
 	Steps    []GraphStep   `json:"steps"`
 	Strategy string        `json:"strategy,omitempty"`
-	Timeout  time.Duration `json:"-"` // kept beside the graph; 0: none
+	Priority int           `json:"priority,omitempty"` // of steps that have none of their own; 0: 1
+	Timeout  time.Duration `json:"-"`                  // kept beside the graph; 0: none
 }
 
 // GraphStep is a step of a [Graph].
@@ -37,10 +38,11 @@ type Tuning struct {
 	OnTimeout    bool          `json:"on_timeout,omitempty"`    // a wait that ends goes on with a payload of its own
 	Parallel     int           `json:"parallel,omitempty"`      // children at once
 	Limit        string        `json:"limit,omitempty"`         // its [Limit], in words
+	Priority     int           `json:"priority,omitempty"`      // 0: the saga's
 }
 
 func (g *graph) public() Graph {
-	p := Graph{Output: g.output, Strategy: g.strategy.String(), Timeout: g.timeout}
+	p := Graph{Output: g.output, Strategy: g.strategy.String(), Priority: g.ranks, Timeout: g.timeout}
 	for i, n := range g.nodes {
 		s := GraphStep{
 			Name: n.name, Kind: string(n.kind), After: []string{}, Queue: n.queue, Optional: n.optional, When: n.when != nil,
@@ -54,6 +56,7 @@ func (g *graph) public() Graph {
 		if n.kind == kindAwait || n.kind == kindSleep {
 			s.Tuning = Tuning{Timeout: n.limit, OnTimeout: n.kind == kindAwait && n.funcs[1]}
 		}
+		s.Tuning.Priority = n.priority
 		for _, j := range g.preds[i] {
 			s.After = append(s.After, g.nodes[j].name)
 		}

@@ -38,6 +38,9 @@ type Saga[I Input] struct {
 	// what is deferred to the commit is checked at the end.
 	Fuse  bool
 	Steps []Step[I]
+	// Priority is of all its steps that have none of their own: 1, which goes first, to 4. 0: 1. Of the jobs that wait in one queue
+	// a worker takes those with the lowest number first, and of these the oldest. What runs is not interrupted.
+	Priority int
 	// Limit bounds how many sagas of this name run at once, from their first step to their end, and how often one
 	// may begin. Those that start beyond it wait before their first step.
 	Limit Limit[I]
@@ -94,7 +97,10 @@ func (s Saga[I]) definition() (*graph, []error) {
 	if s.OnFailure.grace < 0 {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: "the grace of its OnFailure is negative"})
 	}
-	g.timeout, g.strategy, g.fuse = s.Timeout, s.OnFailure, s.Fuse
+	if p := priorityProblem(s.Priority); p != "" {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: p})
+	}
+	g.timeout, g.strategy, g.fuse, g.ranks = s.Timeout, s.OnFailure, s.Fuse, s.Priority
 	var wrong string
 	if g.gate, wrong = s.Limit.gate(); wrong != "" {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: wrong})

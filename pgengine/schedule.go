@@ -47,6 +47,7 @@ type Schedule struct {
 	SlotField string
 	Tags      []string      // of its sagas, beside "schedule:NAME"
 	Timeout   time.Duration // of each saga; 0: the definition's
+	By        By            // who adds or changes it, for the audit
 }
 
 const (
@@ -94,7 +95,7 @@ func (s ScheduleStatus) Coming(t time.Time, n int) ([]time.Time, error) {
 
 // Schedule has sagas with the input in started by the clock, from the commit of the caller's transaction on. A schedule of this
 // name is changed: its Cron and Zone count from then on, what it has started stays, and if it is paused it stays so.
-// The same one again changes nothing, so that every process may say it as it starts.
+// The same one again changes nothing, so that every process may say it as it starts. What it changes stands in the audit.
 func (e *Engine) Schedule(ctx context.Context, tx pgx.Tx, in Input, s Schedule) error {
 	name, err := inputName(in)
 	if err != nil {
@@ -125,7 +126,7 @@ func (e *Engine) schedule(ctx context.Context, tx pgx.Tx, saga string, input jso
 		return err
 	}
 	var now time.Time
-	if err := tx.QueryRow(ctx, sql.ScheduleNow).Scan(&now); err != nil {
+	if err := tx.QueryRow(ctx, sql.ScheduleNow, s.Name).Scan(&now); err != nil {
 		return err
 	}
 	next := clock.next(now)
@@ -152,7 +153,7 @@ func (e *Engine) schedule(ctx context.Context, tx pgx.Tx, saga string, input jso
 		timeout = &s.Timeout
 	}
 	_, err = tx.Exec(ctx, sql.SchedulePut, s.Name, s.Cron, s.Zone, saga, string(input), optional(s.SlotField), s.Tags, timeout,
-		string(s.CatchUp), s.Most, s.Grace, next)
+		string(s.CatchUp), s.Most, s.Grace, next, s.By.Actor, s.By.Reason)
 	return err
 }
 
@@ -200,20 +201,20 @@ func fillSlot(input json.RawMessage, field string, slot time.Time) (json.RawMess
 }
 
 // Unschedule removes a schedule. Sagas that it has started go on. [ErrNoSchedule]: there is none.
-func (e *Engine) Unschedule(ctx context.Context, tx pgx.Tx, name string) error {
-	tag, err := tx.Exec(ctx, sql.ScheduleDelete, name)
+func (e *Engine) Unschedule(ctx context.Context, tx pgx.Tx, name string, by By) error {
+	tag, err := tx.Exec(ctx, sql.ScheduleDelete, name, by.Actor, by.Reason)
 	return scheduled(name, tag.RowsAffected() > 0, err)
 }
 
 // PauseSchedule has a schedule start nothing until [Engine.ResumeSchedule]. [ErrNoSchedule]: there is none.
-func (e *Engine) PauseSchedule(ctx context.Context, tx pgx.Tx, name string) error {
-	tag, err := tx.Exec(ctx, sql.SchedulePause, name)
+func (e *Engine) PauseSchedule(ctx context.Context, tx pgx.Tx, name string, by By) error {
+	tag, err := tx.Exec(ctx, sql.SchedulePause, name, by.Actor, by.Reason)
 	return scheduled(name, tag.RowsAffected() > 0, err)
 }
 
 // ResumeSchedule has a paused schedule go on, with the slots that are yet to come: those of the pause were not missed. One
 // that is not paused stays as it is. [ErrNoSchedule]: there is none.
-func (e *Engine) ResumeSchedule(ctx context.Context, tx pgx.Tx, name string) error {
+func (e *Engine) ResumeSchedule(ctx context.Context, tx pgx.Tx, name string, by By) error {
 	var expression, zone string
 	var paused bool
 	var now time.Time
@@ -221,12 +222,15 @@ func (e *Engine) ResumeSchedule(ctx context.Context, tx pgx.Tx, name string) err
 	if errors.Is(err, pgx.ErrNoRows) {
 		return scheduled(name, false, nil)
 	}
-	if err != nil || !paused {
-		return scheduled(name, true, err)
+	next := now // of one that is not paused nothing is changed
+	if err == nil && paused {
+		var clock *cronClock
+		if clock, err = newCronClock(expression, zone); err == nil {
+			next = clock.next(now)
+		}
 	}
-	clock, err := newCronClock(expression, zone)
 	if err == nil {
-		_, err = tx.Exec(ctx, sql.ScheduleResume, name, orNever(clock.next(now)))
+		_, err = tx.Exec(ctx, sql.ScheduleResume, name, orNever(next), by.Actor, by.Reason)
 	}
 	return scheduled(name, true, err)
 }

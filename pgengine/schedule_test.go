@@ -231,16 +231,16 @@ func TestPauseAndChangeASchedule(t *testing.T) {
 	s := newTimetable(t, "2026-05-04T12:00:30Z")
 	hourly := pgengine.Schedule{Name: "hourly", Cron: "0 * * * *", CatchUp: pgengine.CatchUpAll}
 	s.schedule(hourly)
-	s.Tx(func(tx pgx.Tx) error { return s.Engine.PauseSchedule(t.Context(), tx, "hourly") })
-	s.Tx(func(tx pgx.Tx) error { return s.Engine.PauseSchedule(t.Context(), tx, "hourly") })
+	s.Tx(func(tx pgx.Tx) error { return s.Engine.PauseSchedule(t.Context(), tx, "hourly", pgengine.By{}) })
+	s.Tx(func(tx pgx.Tx) error { return s.Engine.PauseSchedule(t.Context(), tx, "hourly", pgengine.By{}) })
 	s.schedule(hourly) // a process that starts; the pause stays
 	s.goTo("2026-05-04T14:30:00Z")
 	s.Run()
 	s.want()
-	s.Tx(func(tx pgx.Tx) error { return s.Engine.ResumeSchedule(t.Context(), tx, "hourly") })
+	s.Tx(func(tx pgx.Tx) error { return s.Engine.ResumeSchedule(t.Context(), tx, "hourly", pgengine.By{}) })
 	s.goTo("2026-05-04T15:00:30Z")
-	s.Tx(func(tx pgx.Tx) error { return s.Engine.ResumeSchedule(t.Context(), tx, "hourly") }) // does not jump the slot that is due
-	s.schedule(hourly)                                                                        // nor does this
+	s.Tx(func(tx pgx.Tx) error { return s.Engine.ResumeSchedule(t.Context(), tx, "hourly", pgengine.By{}) }) // does not jump the slot that is due
+	s.schedule(hourly)                                                                                       // nor does this
 	s.Run()
 	s.want("2026-05-04T15:00:00Z")
 	hourly.Cron = "30 * * * *"
@@ -248,7 +248,7 @@ func TestPauseAndChangeASchedule(t *testing.T) {
 	s.goTo("2026-05-04T16:00:30Z")
 	s.Run()
 	s.want("2026-05-04T15:00:00Z", "2026-05-04T15:30:00Z")
-	s.Tx(func(tx pgx.Tx) error { return s.Engine.Unschedule(t.Context(), tx, "hourly") })
+	s.Tx(func(tx pgx.Tx) error { return s.Engine.Unschedule(t.Context(), tx, "hourly", pgengine.By{}) })
 	s.goTo("2026-05-04T18:00:30Z")
 	s.Run()
 	s.want("2026-05-04T15:00:00Z", "2026-05-04T15:30:00Z")
@@ -321,10 +321,10 @@ func TestScheduleRefuses(t *testing.T) {
 			t.Errorf("input %s: %v, want an error that says %s", input, err, want)
 		}
 	}
-	for name, f := range map[string]func(context.Context, pgx.Tx, string) error{
+	for name, f := range map[string]func(context.Context, pgx.Tx, string, pgengine.By) error{
 		"unschedule": s.Engine.Unschedule, "pause": s.Engine.PauseSchedule, "resume": s.Engine.ResumeSchedule,
 	} {
-		if err := pgx.BeginFunc(t.Context(), s.Engine.Pool(), func(tx pgx.Tx) error { return f(t.Context(), tx, "x") }); !errors.Is(err, pgengine.ErrNoSchedule) {
+		if err := pgx.BeginFunc(t.Context(), s.Engine.Pool(), func(tx pgx.Tx) error { return f(t.Context(), tx, "x", pgengine.By{}) }); !errors.Is(err, pgengine.ErrNoSchedule) {
 			t.Errorf("%s: %v, want ErrNoSchedule", name, err)
 		}
 	}

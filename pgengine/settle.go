@@ -87,7 +87,7 @@ func (s *settlement) args() []any {
 		s.sagaID, s.from, s.laneID, s.token, optional(s.worker), s.step, string(s.at.direction), s.at.generation,
 		outcome, doubt, s.attempt, result, failure, note, took,
 		nextStep, nextDirection, nextGeneration, state, cause,
-		s.others.steps, s.others.directions, s.others.generations, s.others.queues,
+		s.others.steps, s.others.directions, s.others.generations, s.others.queues, s.others.priorities,
 	}
 }
 

@@ -2,6 +2,7 @@ package pgengine_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,9 @@ func TestMistakesOfShape(t *testing.T) {
 		"an Undo and one by hand":       {list(activity(func(s *act[string]) { s.Undo = a.Undo; s.ManualUndo = true })), "fault/s: has an Undo and a ManualUndo"},
 		"an undo policy alone":          {list(activity(func(s *act[string]) { s.OnUndoFailure = pgengine.UndoSkip })), "fault/s: has an OnUndoFailure without an Undo"},
 		"an unknown undo policy":        {list(activity(func(s *act[string]) { s.Undo = a.Undo; s.OnUndoFailure = "perhaps" })), `fault/s: has the unknown OnUndoFailure "perhaps"`},
+		"a priority of its own":         {list(activity(func(s *act[string]) { s.Priority = 4 })), ""},
+		"a priority past the last":      {list(activity(func(s *act[string]) { s.Priority = 5 })), "fault/s: the priority 5 must be between 1, which goes first, and 4"},
+		"a saga's negative priority":    {pgengine.Saga[fault]{Version: 1, Priority: -1, Steps: steps(a)}, "fault/: the priority -1 must be between"},
 		"a negative grace":              {pgengine.Saga[fault]{Version: 1, OnFailure: pgengine.FailFastGrace(-1), Steps: steps(a)}, "fault/: the grace of its OnFailure is negative"},
 		"an output that may be skipped": {pgengine.Saga[fault]{Version: 1, Output: activity(func(s *act[string]) { s.When = func(faultCall) bool { return false } }), Steps: steps(activity(func(s *act[string]) { s.When = func(faultCall) bool { return false } }))}, "fault/s: is the Output, and may have no result"},
 		"an await":                      {await(func(*pgengine.Await[fault, approval]) {}), ""},
@@ -72,6 +76,26 @@ func TestMistakesOfShape(t *testing.T) {
 				t.Errorf("%q, want %q", found, test.want)
 			}
 		})
+	}
+}
+
+// A plan says where its steps run, and the graph what was said of them.
+func TestPlacesOfAPlan(t *testing.T) {
+	t.Parallel()
+	c := &calls{}
+	a, b, last := c.only("a", nil), c.only("b", nil), c.only("last", nil)
+	a.Queue, b.Priority, last.Queue = "slow", 4, "slow"
+	p, err := pgengine.Outline(pgengine.Saga[fault]{Version: 1, Priority: 2, Steps: steps(a, b, c.only("c", nil), last)})
+	if got, want := fmt.Sprint(p.Places), "[{slow 2 [a last]} {default 4 [b]} {default 2 [c]}]"; err != nil || got != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+	e, err := pgengine.New(nil, pgengine.Config{Sagas: []pgengine.Definition{pgengine.Saga[fault]{Version: 1, Priority: 2, Steps: steps(a, b)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, err := e.Graph(t.Context(), "fault", 1)
+	if err != nil || g.Priority != 2 || g.Steps[0].Tuning.Priority != 0 || g.Steps[1].Tuning.Priority != 4 {
+		t.Errorf("%+v, %v", g, err)
 	}
 }
 

@@ -30,13 +30,13 @@ func (p Graph) skeleton() (*graph, error) {
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	g.output, g.timeout = p.Output, p.Timeout
+	g.output, g.timeout, g.ranks = p.Output, p.Timeout, p.Priority
 	return g, nil
 }
 
 func (s GraphStep) skeleton() node {
 	n := node{
-		kind: kind(s.Kind), name: s.Name, queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		kind: kind(s.Kind), name: s.Name, queue: s.Queue, priority: s.Tuning.Priority, optional: s.Optional, pivot: s.Pivot,
 		undoFailure: s.UndoFailure, manualUndo: s.ManualUndo, signal: s.Signal, child: s.Child,
 	}
 	switch n.kind {

@@ -33,6 +33,7 @@ type TxStep[I Input, R any] struct {
 	OnUndoFailure UndoFailure
 	Timeout       time.Duration // of one attempt of Do or Undo; 0: 30 s; below 0: none
 	Queue         string        // the workers' queue it runs in; "": the default one
+	Priority      int           // in its queue: 1, which goes first, to 4; 0: that of the saga. See [Saga]
 	Optional      bool          // its failure is recorded and undoes nothing; use [TxStep.Maybe] for its result
 	ManualUndo    bool          // as in [Activity]
 	Pivot         bool          // from here forward only; see [Saga]
@@ -64,6 +65,7 @@ type Activity[I Input, R any] struct {
 	OnUndoFailure UndoFailure
 	Timeout       time.Duration // of one attempt of Do, Lookup or Undo; 0: 1 min; below 0: none
 	Queue         string
+	Priority      int
 	Optional      bool
 	// Pivot: from here forward only. One whose outcome is unknown is looked up, or repeated with its key until
 	// it is known; nothing is undone before that, and a cancel waits for it.
@@ -105,7 +107,7 @@ func (Activity[I, R]) input() (in I) { return in }
 func (s TxStep[I, R]) node() node {
 	n := node{
 		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
-		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, priority: s.Priority, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
 		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
 	}
@@ -140,7 +142,7 @@ func (s TxStep[I, R]) node() node {
 func (s Activity[I, R]) node() node {
 	n := node{
 		kind: kindActivity, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
-		timeout: attemptLimit(s.Timeout, defaultActivityTimeout), queue: s.Queue, optional: s.Optional, pivot: s.Pivot,
+		timeout: attemptLimit(s.Timeout, defaultActivityTimeout), queue: s.Queue, priority: s.Priority, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
 		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
 	}

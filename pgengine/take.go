@@ -107,7 +107,7 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 	var from origin
 	begin := func(q sql.Querier) error {
 		return q.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
-			others.steps, others.directions, others.generations, others.queues).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
+			others.steps, others.directions, others.generations, others.queues, others.priorities).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
 	}
 	var err error
 	if l.g.hooks.start == nil {

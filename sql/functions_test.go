@@ -33,7 +33,7 @@ func (s settling) settle(t testing.TB, db sql.Querier) error {
 		direction, generation = new("do"), new(1)
 	}
 	_, err := db.Exec(t.Context(), sql.Settle, s.saga, []string{s.from}, s.lane, s.token, "w", s.step, "do", 1,
-		"done", false, s.attempt, s.resultJSON, nil, nil, 1.5, nextOr(s.nextStep), direction, generation, s.state, nil, nil, nil, nil, nil)
+		"done", false, s.attempt, s.resultJSON, nil, nil, 1.5, nextOr(s.nextStep), direction, generation, s.state, nil, nil, nil, nil, nil, nil)
 	return err
 }
 
@@ -48,7 +48,7 @@ func nextOr(s *string) any {
 func begun(t testing.TB, pool *pgxpool.Pool) (saga string, lane int64) {
 	t.Helper()
 	saga, lane = started(t, pool)
-	exec(t, pool, sql.LaneBegin, saga, lane, "w", 5, "a", nil, nil, nil, nil)
+	exec(t, pool, sql.LaneBegin, saga, lane, "w", 5, "a", nil, nil, nil, nil, nil)
 	return saga, lane
 }
 
@@ -154,7 +154,7 @@ func TestTheShortSettlementsAgreeWithTheLongOne(t *testing.T) {
 				prepare := func() settling {
 					saga, lane := started(t, pool)
 					if !test.begin {
-						exec(t, pool, sql.LaneBegin, saga, lane, "w", 5, "a", nil, nil, nil, nil)
+						exec(t, pool, sql.LaneBegin, saga, lane, "w", 5, "a", nil, nil, nil, nil, nil)
 					}
 					exec(t, pool, before.statement, saga)
 					return settling{saga: saga, from: "running", lane: lane, token: 5, step: "a", nextStep: test.next, state: test.state, attempt: 3, resultJSON: `{"b":1,"a": 2}`}
@@ -162,7 +162,7 @@ func TestTheShortSettlementsAgreeWithTheLongOne(t *testing.T) {
 				long, short := prepare(), prepare()
 				errLong := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 					if test.begin {
-						exec(t, tx, sql.LaneBegin, long.saga, long.lane, "w", 5, "a", nil, nil, nil, nil)
+						exec(t, tx, sql.LaneBegin, long.saga, long.lane, "w", 5, "a", nil, nil, nil, nil, nil)
 					}
 					return long.settle(t, tx)
 				})

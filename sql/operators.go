@@ -8,6 +8,8 @@ var (
 	Ask string
 	//go:embed queries/audit_answer.sql
 	AuditAnswer string
+	//go:embed queries/audit_begin.sql
+	AuditBegin string
 	//go:embed queries/audit_list.sql
 	AuditList string
 	//go:embed queries/audit_repair.sql

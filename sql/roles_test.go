@@ -178,11 +178,20 @@ func TestMonitorAndOperator(t *testing.T) {
 			_, err := conn.Exec(t.Context(), `SELECT input FROM pgsagaz.saga`)
 			_, asks := conn.Exec(t.Context(), `SELECT pgsagaz.cancel($1, 'no more', 'Ann')`, id)
 			_, forges := conn.Exec(t.Context(), `INSERT INTO pgsagaz.audit (saga_id, saga, verb, actor) VALUES ($1, 'order', 'cancel', 'Bob')`, id)
+			_, deletes := conn.Exec(t.Context(), `DELETE FROM pgsagaz.inbox_dead`) // that would be no audited drop
+			_, drops := conn.Exec(t.Context(), `SELECT pgsagaz.inbox_drop('{}'), pgsagaz.inbox_redrive('{}')`)
+			_, outputs := conn.Exec(t.Context(), `SELECT output FROM pgsagaz.status($1)`, id)
 			if role == "readonly" {
-				if sql.State(err) != "42501" || sql.State(asks) != "42501" || sql.State(forges) != "42501" {
-					t.Errorf("%v, %v, %v", err, asks, forges)
+				for _, refused := range []error{err, asks, forges, deletes, drops, outputs} {
+					if sql.State(refused) != "42501" {
+						t.Errorf("%v, %v, %v, %v, %v, %v", err, asks, forges, deletes, drops, outputs)
+						break
+					}
 				}
 				return
+			}
+			if sql.State(deletes) != "42501" || drops != nil || outputs != nil {
+				t.Errorf("%v, %v, %v", deletes, drops, outputs)
 			}
 			if err != nil || asks != nil || sql.State(forges) != "42501" {
 				t.Errorf("%v, %v, %v", err, asks, forges)

@@ -147,6 +147,8 @@ var (
 	SweepHints string
 	//go:embed queries/sweep_lost.sql
 	SweepLost string
+	//go:embed queries/sweep_waiting.sql
+	SweepWaiting string
 	//go:embed queries/sweep_deadlines.sql
 	SweepDeadlines string
 	//go:embed queries/sweep_due.sql

@@ -484,7 +484,7 @@ func TestNoNotifyInsideATransactionThatWrites(t *testing.T) {
 	lane := query[int64](t, pool, `SELECT id FROM pgsagaz.lane`)
 	exec(t, pool, `SELECT pgsagaz.command($1, 'cancel', 'no')`, id)
 	exec(t, pool, `DELETE FROM pgsagaz.command`)
-	exec(t, pool, sql.LaneBegin, id, lane, "w", 1, "a", []string{"b"}, []string{"do"}, []int32{1}, []string{"default"})
+	exec(t, pool, sql.LaneBegin, id, lane, "w", 1, "a", []string{"b"}, []string{"do"}, []int32{1}, []string{"default"}, []int16{1})
 	exec(t, pool, sql.LaneHandBack, id, lane, 1, false)
 	exec(t, pool, sql.SweepDead, "me", time.Second)
 	exec(t, pool, sql.SweepHints)

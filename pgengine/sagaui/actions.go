@@ -286,8 +286,8 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"It starts nothing until it is resumed. Sagas that it has started go on."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, _ pgengine.By) error {
-			return c.engine.PauseSchedule(ctx, tx, s.schedule.Name)
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+			return c.engine.PauseSchedule(ctx, tx, s.schedule.Name, by)
 		},
 	},
 	{
@@ -301,8 +301,8 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"It goes on with the slots that are yet to come: those of the pause were not missed."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, _ pgengine.By) error {
-			return c.engine.ResumeSchedule(ctx, tx, s.schedule.Name)
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+			return c.engine.ResumeSchedule(ctx, tx, s.schedule.Name, by)
 		},
 	},
 	{
@@ -316,7 +316,7 @@ var actions = []action{
 			return append(lines, "Its key has gone on without it: it may arrive after later messages of the key.")
 		},
 		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
-			_, err := outbox.Redrive(ctx, tx, s.outbox.ID)
+			_, err := outbox.Redrive(ctx, tx, s.outbox.ID, by)
 			return err
 		},
 	},
@@ -331,7 +331,7 @@ var actions = []action{
 			return lines
 		},
 		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
-			return outbox.Drop(ctx, tx, s.outbox.ID)
+			return outbox.Drop(ctx, tx, s.outbox.ID, by)
 		},
 	},
 	{
@@ -347,7 +347,7 @@ var actions = []action{
 				"It takes effect once; if it fails again, it comes back here.", "Other messages of its key do not wait for it."}
 		},
 		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
-			ids, err := inbox.Redrive(ctx, tx, s.inbox.ID)
+			ids, err := inbox.Redrive(ctx, tx, by, s.inbox.ID)
 			return touched(ids, err)
 		},
 	},
@@ -358,7 +358,7 @@ var actions = []action{
 			return []string{"The message is forgotten. It has had no effect, and will have none, also if the broker delivers it again."}
 		},
 		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
-			ids, err := inbox.Drop(ctx, tx, s.inbox.ID)
+			ids, err := inbox.Drop(ctx, tx, by, s.inbox.ID)
 			return touched(ids, err)
 		},
 	},

@@ -11,6 +11,7 @@ CREATE TABLE pgsagaz.definition (
     version       integer NOT NULL CHECK (version > 0),
     graph         jsonb NOT NULL,
     timeout       interval,                 -- of the whole saga; null: none
+    priority      smallint NOT NULL GENERATED ALWAYS AS (coalesce((graph ->> 'priority')::smallint, 1::smallint)) STORED, -- of its steps, as far as they do not say
     registered_at timestamptz NOT NULL DEFAULT pgsagaz.now(),
     PRIMARY KEY (name, version)
 );
@@ -97,6 +98,7 @@ CREATE TABLE pgsagaz.lane (
     direction  pgsagaz.direction NOT NULL DEFAULT 'do',
     generation integer NOT NULL DEFAULT 1,  -- 0: nothing yet, in a saga that goes on for another
     queue      text NOT NULL,
+    priority   smallint NOT NULL DEFAULT 1, -- in its queue: 1, which goes first, to 4
     worker     text,
     token      bigint,                      -- new with every take-over: the fence
     job_id     bigint,                      -- the River job that was last sent for this lane

@@ -12,16 +12,16 @@ $$;
 
 -- The River job that hints at a lane (0: at the saga's commands). The one place that writes river_job,
 -- in the shape that River's own insert gives it (held by a test).
-CREATE FUNCTION pgsagaz.hint(p_saga uuid, p_name text, p_version integer, p_lane bigint, p_step text, p_queue text)
+CREATE FUNCTION pgsagaz.hint(p_saga uuid, p_name text, p_version integer, p_lane bigint, p_step text, p_queue text, p_priority smallint DEFAULT 1)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
     job bigint;
 BEGIN
-    INSERT INTO pgsagaz.river_job (args, kind, max_attempts, queue, metadata, tags)
+    INSERT INTO pgsagaz.river_job (args, kind, max_attempts, queue, priority, metadata, tags)
     VALUES (jsonb_build_object('saga_id', p_saga, 'lane', p_lane, 'step', p_step),
-            'pgsagaz/' || p_name || '/' || p_version, 32767, p_queue,
+            'pgsagaz/' || p_name || '/' || p_version, 32767, p_queue, p_priority,
             jsonb_build_object('saga', p_name, 'saga_id', p_saga, 'step', p_step), ARRAY[p_name])
     RETURNING id INTO job;
     RETURN job;
@@ -50,6 +50,15 @@ BEGIN
                                                      FROM pgsagaz.definition d), 'none yet; a worker registers its sagas when it starts') || '.';
     END IF;
     RETURN known;
+END
+$$;
+
+-- What goes first of a saga's jobs, as far as its steps do not say: as it is registered; 1 if it is not.
+CREATE FUNCTION pgsagaz.priority(p_name text, p_version integer) RETURNS smallint
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    RETURN coalesce((SELECT d.priority FROM pgsagaz.definition d WHERE d.name = p_name AND d.version = p_version), 1);
 END
 $$;
 
@@ -102,6 +111,7 @@ DECLARE
     before    pgsagaz.start_key;
     known     pgsagaz.definition;
     falls_due timestamptz;
+    ranks     smallint;
     sealed_by uuid;
 BEGIN
     IF p_name IS NULL OR p_input IS NULL THEN
@@ -154,8 +164,9 @@ BEGIN
         INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES (start.id, falls_due);
     END IF;
     lane_id := nextval('pgsagaz.lane_id_seq');
-    INSERT INTO pgsagaz.lane (id, saga_id, step, queue, job_id)
-        VALUES (lane_id, id, '', 'default', pgsagaz.hint(id, p_name, version, lane_id, '', 'default'));
+    ranks := coalesce(known.priority, pgsagaz.priority(p_name, version));
+    INSERT INTO pgsagaz.lane (id, saga_id, step, queue, priority, job_id)
+        VALUES (lane_id, id, '', 'default', ranks, pgsagaz.hint(id, p_name, version, lane_id, '', 'default', ranks));
     IF p_wake THEN -- inside the transaction: its commit then waits for every other notifying commit
         PERFORM pg_notify('pgsagaz.river_insert', '{"queue":"default"}');
     END IF;
@@ -255,18 +266,18 @@ $$;
 
 -- Puts lanes at steps that are ready, each with a job. Called under the saga's lock.
 -- A queue of null: the step is for an operator, and its lane is parked from the beginning.
-CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
+CREATE FUNCTION pgsagaz.spawn(p_saga uuid, p_steps text[], p_directions text[], p_generations integer[], p_queues text[], p_priorities smallint[])
     RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
-    INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, job_id, run_at)
-    SELECT t.lane, s.id, t.step, t.direction::pgsagaz.direction, t.generation, coalesce(t.queue, 'default'),
-           CASE WHEN t.queue IS NOT NULL THEN pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue) END,
+    INSERT INTO pgsagaz.lane (id, saga_id, step, direction, generation, queue, priority, job_id, run_at)
+    SELECT t.lane, s.id, t.step, t.direction::pgsagaz.direction, t.generation, coalesce(t.queue, 'default'), t.priority,
+           CASE WHEN t.queue IS NOT NULL THEN pgsagaz.hint(s.id, s.name, s.version, t.lane, t.step, t.queue, t.priority) END,
            CASE WHEN t.queue IS NOT NULL THEN pgsagaz.now() ELSE 'infinity' END
     FROM pgsagaz.saga s,
          LATERAL (SELECT nextval('pgsagaz.lane_id_seq') AS lane, u.*
-                  FROM unnest(p_steps, p_directions, p_generations, p_queues) AS u(step, direction, generation, queue)
+                  FROM unnest(p_steps, p_directions, p_generations, p_queues, p_priorities) AS u(step, direction, generation, queue, priority)
                   OFFSET 0) t
     WHERE s.id = p_saga;
 END
@@ -276,7 +287,7 @@ $$;
 -- lanes for the other first steps. No row: nothing to begin, or somebody else does.
 CREATE FUNCTION pgsagaz.begin(
     p_saga uuid, p_lane bigint, p_worker text, p_token bigint, p_step text,
-    p_steps text[], p_directions text[], p_generations integer[], p_queues text[],
+    p_steps text[], p_directions text[], p_generations integer[], p_queues text[], p_priorities smallint[],
     OUT state text, OUT input json, OUT seconds_left double precision, OUT is_child boolean)
     RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE
@@ -298,7 +309,7 @@ BEGIN
         RETURN;
     END IF;
     IF p_steps IS NOT NULL THEN
-        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues);
+        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues, p_priorities);
     END IF;
     state := s.state;
     input := s.input;
@@ -317,7 +328,7 @@ CREATE FUNCTION pgsagaz.settle(
     p_in_doubt boolean, p_attempt integer, p_result json, p_error text, p_note text, p_took double precision, -- seconds
     p_next_step text, p_next_direction text, p_next_generation integer,
     p_state text, p_cause jsonb,
-    p_steps text[], p_directions text[], p_generations integer[], p_queues text[])
+    p_steps text[], p_directions text[], p_generations integer[], p_queues text[], p_priorities smallint[])
     RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -373,7 +384,7 @@ BEGIN
         END IF;
     END IF;
     IF p_steps IS NOT NULL THEN
-        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues);
+        PERFORM pgsagaz.spawn(p_saga, p_steps, p_directions, p_generations, p_queues, p_priorities);
     END IF;
 END
 $$;
@@ -436,7 +447,7 @@ CREATE FUNCTION pgsagaz.resume(p_saga uuid, p_for text, p_step text) RETURNS voi
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
-    UPDATE pgsagaz.lane l SET run_at = pgsagaz.now(), job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue),
+    UPDATE pgsagaz.lane l SET run_at = pgsagaz.now(), job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue, l.priority),
                               attempt = CASE WHEN l.waits IS NULL THEN 0 ELSE l.attempt END,
                               crashes = CASE WHEN l.waits IS NULL THEN 0 ELSE l.crashes END
     FROM pgsagaz.saga s
@@ -517,7 +528,7 @@ CREATE FUNCTION pgsagaz.hand_back(p_saga uuid, p_lane bigint, p_token bigint, p_
     AS $$
 BEGIN
     UPDATE pgsagaz.lane l SET worker = NULL, token = NULL, run_at = pgsagaz.now(), in_doubt = l.in_doubt OR p_in_doubt,
-                              job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+                              job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue, l.priority)
     FROM pgsagaz.saga s
     WHERE l.saga_id = p_saga AND l.id = p_lane AND l.token = p_token AND s.id = p_saga;
 END

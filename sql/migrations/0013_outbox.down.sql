@@ -1,5 +1,5 @@
-DROP FUNCTION pgsagaz.outbox_drop(bigint);
-DROP FUNCTION pgsagaz.outbox_redrive(bigint);
+DROP FUNCTION pgsagaz.outbox_drop(bigint, text, text);
+DROP FUNCTION pgsagaz.outbox_redrive(bigint, text, text);
 DROP FUNCTION pgsagaz.outbox_direct_tend(integer, interval, bigint);
 DROP FUNCTION pgsagaz.outbox_rotate(bigint, interval, boolean);
 DROP FUNCTION pgsagaz.outbox_truncate(smallint, boolean);

@@ -552,7 +552,8 @@ $$;
 -- Gives a dead letter another chance. Where its key waits for it, it goes first, and the order is kept. Otherwise
 -- it is published anew, under a new id: in order only if no later message of its key was committed, and ordered
 -- says so. What was truncated since can't be told: then it says false.
-CREATE FUNCTION pgsagaz.outbox_redrive(p_id bigint, OUT new_id bigint, OUT bucket smallint, OUT ordered boolean)
+CREATE FUNCTION pgsagaz.outbox_redrive(p_id bigint, p_actor text DEFAULT NULL, p_reason text DEFAULT '',
+                                       OUT new_id bigint, OUT bucket smallint, OUT ordered boolean)
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
@@ -564,6 +565,8 @@ BEGIN
     END IF;
     PERFORM pgsagaz.durable();
     DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
+    PERFORM pgsagaz.audit_act('outbox', p_id::text, 'redrive', p_actor, p_reason,
+                              jsonb_build_object('event', d.event_id, 'topic', d.topic, 'type', d.type));
     bucket := d.bucket;
     IF d.holds THEN
         UPDATE pgsagaz.outbox_stuck s SET attempts = 0, next_at = pgsagaz.now() WHERE s.id = p_id;
@@ -586,15 +589,19 @@ END
 $$;
 
 -- Forgets a dead letter. A key that waited for it goes on without it.
-CREATE FUNCTION pgsagaz.outbox_drop(p_id bigint) RETURNS void
+CREATE FUNCTION pgsagaz.outbox_drop(p_id bigint, p_actor text DEFAULT NULL, p_reason text DEFAULT '') RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
+DECLARE
+    d pgsagaz.outbox_dead;
 BEGIN
-    DELETE FROM pgsagaz.outbox_dead WHERE id = p_id;
+    DELETE FROM pgsagaz.outbox_dead WHERE id = p_id RETURNING * INTO d;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'pgsagaz: no dead letter %', p_id USING ERRCODE = 'PS021';
     END IF;
     PERFORM pgsagaz.durable();
+    PERFORM pgsagaz.audit_act('outbox', p_id::text, 'drop', p_actor, p_reason,
+                              jsonb_build_object('event', d.event_id, 'topic', d.topic, 'type', d.type));
     UPDATE pgsagaz.outbox_stuck SET done = true WHERE id = p_id;
 END
 $$;

@@ -305,4 +305,37 @@ BEGIN
 END
 $$;
 
+-- Has dead letters handled again. Each gets an attempt id of its own, under which it takes effect once. One that is under
+-- way stays as it is. It gives the ids of those that were not.
+CREATE FUNCTION pgsagaz.inbox_redrive(p_ids bigint[], p_actor text DEFAULT NULL, p_reason text DEFAULT '') RETURNS SETOF bigint
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    d pgsagaz.inbox_dead;
+BEGIN
+    FOR d IN UPDATE pgsagaz.inbox_dead SET redrive = pgsagaz.uuid7(), redrives = redrives + 1
+             WHERE id = ANY (p_ids) AND redrive IS NULL RETURNING * LOOP
+        PERFORM pgsagaz.audit_act('inbox', d.id::text, 'redrive', p_actor, p_reason,
+                                  jsonb_build_object('consumer', d.consumer_name, 'event', d.event_id, 'type', d.event_type));
+        RETURN NEXT d.id;
+    END LOOP;
+END
+$$;
+
+-- Forgets dead letters, and gives the ids of those there were. Their entries in consumer_inbox stay: a redelivery is a
+-- duplicate.
+CREATE FUNCTION pgsagaz.inbox_drop(p_ids bigint[], p_actor text DEFAULT NULL, p_reason text DEFAULT '') RETURNS SETOF bigint
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    d pgsagaz.inbox_dead;
+BEGIN
+    FOR d IN DELETE FROM pgsagaz.inbox_dead WHERE id = ANY (p_ids) RETURNING * LOOP
+        PERFORM pgsagaz.audit_act('inbox', d.id::text, 'drop', p_actor, p_reason,
+                                  jsonb_build_object('consumer', d.consumer_name, 'event', d.event_id, 'type', d.event_type));
+        RETURN NEXT d.id;
+    END LOOP;
+END
+$$;
+
 UPDATE pgsagaz.schema_info SET version = 14;

@@ -55,6 +55,8 @@ CREATE FUNCTION pgsagaz.archive_batch(p_before timestamptz, p_limit integer) RET
     LANGUAGE plpgsql VOLATILE
     AS $$
 DECLARE
+    ids    uuid[];
+    roots  uuid[];
     family uuid[];
     moved  integer;
 BEGIN
@@ -65,21 +67,23 @@ BEGIN
         SELECT s.id FROM pgsagaz.saga s
         WHERE s.id < pgsagaz.uuid7_at(p_before) AND s.ended_at < p_before AND s.parent_id IS NULL
           -- What has to stay must not stand in the way of what is behind it.
-          AND NOT EXISTS (SELECT FROM pgsagaz.child c JOIN pgsagaz.saga k ON k.id = c.saga_id WHERE c.parent_id = s.id AND k.ended_at IS NULL)
+          AND NOT EXISTS (SELECT FROM pgsagaz.child c WHERE c.parent_id = s.id AND (SELECT k.ended_at IS NULL FROM pgsagaz.saga k WHERE k.id = c.saga_id))
           AND NOT EXISTS (SELECT FROM pgsagaz.command c WHERE c.saga_id = s.id)
         ORDER BY s.id LIMIT p_limit
     ), member AS (
         SELECT id AS root, id FROM root
         UNION ALL
         SELECT m.root, c.saga_id FROM member m JOIN pgsagaz.child c ON c.parent_id = m.id WHERE c.saga_id IS NOT NULL
-    ), whole AS (
-        SELECT m.root FROM member m JOIN pgsagaz.saga s ON s.id = m.id
-        GROUP BY m.root HAVING bool_and(s.ended_at IS NOT NULL)
     )
-    SELECT array_agg(m.id) INTO family FROM member m JOIN whole USING (root)
-        -- A command on its way, a lane left: not yet.
-        WHERE NOT EXISTS (SELECT FROM member o JOIN pgsagaz.command c ON c.saga_id = o.id WHERE o.root = m.root)
-          AND NOT EXISTS (SELECT FROM member o JOIN pgsagaz.lane l ON l.saga_id = o.id WHERE o.root = m.root);
+    SELECT array_agg(m.id), array_agg(m.root) INTO ids, roots FROM member m;
+    -- A statement of its own, that knows how many there are: what a recursion gives is taken for so much that the whole table
+    -- would be read to join it. A command on its way, a lane left: not yet.
+    SELECT array_agg(m.id) INTO family FROM (
+        SELECT m.id, bool_and(s.ended_at IS NOT NULL
+                              AND NOT EXISTS (SELECT FROM pgsagaz.command c WHERE c.saga_id = m.id)
+                              AND NOT EXISTS (SELECT FROM pgsagaz.lane l WHERE l.saga_id = m.id)) OVER (PARTITION BY m.root) AS whole
+        FROM unnest(ids, roots) AS m(id, root) JOIN pgsagaz.saga s ON s.id = m.id) m
+        WHERE m.whole;
     IF family IS NULL THEN
         RETURN 0;
     END IF;

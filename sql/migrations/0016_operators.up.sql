@@ -1,18 +1,24 @@
--- What people have asked of sagas: who, when, what and why. It is written in the asker's transaction, is never changed,
--- and outlives the saga and its archive.
+-- What people have asked of sagas, and done to schedules, dead letters, published messages and keys: who, when, what and why.
+-- It is written in their transaction, is never changed, and outlives what it is about.
 CREATE TABLE pgsagaz.audit (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at       timestamptz NOT NULL DEFAULT pgsagaz.now(),
-    saga_id  uuid,                                -- null: a repair of what all sagas share
-    saga     text NOT NULL,                       -- its name
+    about    text NOT NULL DEFAULT 'saga' CHECK (about IN ('saga', 'schedule', 'outbox', 'inbox', 'codec', 'system')),
+    saga_id  uuid,
+    saga     text,                                -- its name
+    thing    text,                                -- else: a schedule's name; a dead letter's id; the id of a subject's key, and never his name
     verb     text NOT NULL,
     step     text,                                -- that it is about; null: the whole saga
     actor    text NOT NULL CHECK (actor <> ''),   -- who, as he calls himself
     login    text NOT NULL DEFAULT session_user,  -- and as whom he came to the database
     reason   text NOT NULL DEFAULT '',
-    details  jsonb                                -- what else was said; no payloads
+    details  jsonb,                               -- what else was said; no payloads, and no keys of messages
+    CONSTRAINT audit_is_about_one_saga_or_one_other_thing CHECK (
+        CASE about WHEN 'saga' THEN saga_id IS NOT NULL AND saga IS NOT NULL AND thing IS NULL
+                   ELSE saga_id IS NULL AND saga IS NULL AND step IS NULL END)
 );
 CREATE INDEX audit_saga_idx ON pgsagaz.audit (saga_id);
+CREATE INDEX audit_thing_idx ON pgsagaz.audit (about, thing) WHERE saga_id IS NULL;
 
 -- What became of it, once it is known.
 CREATE TABLE pgsagaz.audit_answer (
@@ -43,6 +49,24 @@ CREATE FUNCTION pgsagaz.audit_write(p_saga uuid, p_name text, p_verb text, p_ste
     VALUES (p_saga, p_name, p_verb, nullif(p_step, ''), coalesce(nullif(p_actor, ''), session_user), coalesce(p_reason, ''), p_details)
     RETURNING id
     $$;
+
+-- Writes into the audit what somebody does to something that is no saga, in his transaction, and what came of it at once:
+-- obeyed, or already. p_answer null: it takes more than this transaction, and is answered when all is done.
+CREATE FUNCTION pgsagaz.audit_act(
+    p_about text, p_thing text, p_verb text, p_actor text, p_reason text, p_details jsonb, p_answer text DEFAULT 'obeyed')
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    audit bigint;
+BEGIN
+    INSERT INTO pgsagaz.audit (about, thing, verb, actor, reason, details)
+        VALUES (p_about, p_thing, p_verb, coalesce(nullif(p_actor, ''), session_user), coalesce(p_reason, ''), p_details)
+        RETURNING id INTO audit;
+    INSERT INTO pgsagaz.audit_answer (audit_id, answer) SELECT audit, p_answer WHERE p_answer IS NOT NULL;
+    RETURN audit;
+END
+$$;
 
 -- Asks for something in somebody's name: pgsagaz.command, and the audit of it. What is asked of a saga that has ended is
 -- neither done nor written down: the asker is told.

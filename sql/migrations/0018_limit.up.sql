@@ -92,7 +92,7 @@ BEGIN
             IF FOUND THEN
                 UPDATE pgsagaz.lane l SET run_at = begins,
                        job_id = CASE WHEN begins <= pgsagaz.now()
-                                     THEN pgsagaz.hint(place.saga_id, resting.name, resting.version, l.id, l.step, l.queue) END
+                                     THEN pgsagaz.hint(place.saga_id, resting.name, resting.version, l.id, l.step, l.queue, l.priority) END
                 WHERE l.saga_id = place.saga_id AND l.id = place.lane;
                 queue := resting.queue;
                 seconds := extract(epoch FROM begins - pgsagaz.now());

@@ -5,7 +5,7 @@ BEGIN
     FOR f IN SELECT p.oid FROM pg_proc p
              WHERE p.pronamespace = 'pgsagaz'::regnamespace AND p.prosecdef AND p.proname IN (
                  'start', 'signal', 'saga_by_key', 'ask', 'restart', 'publish', 'inbox_claim',
-                 'outbox_redrive', 'outbox_drop',
+                 'outbox_redrive', 'outbox_drop', 'inbox_redrive', 'inbox_drop',
                  'archive_partition', 'archive_batch', 'archive_retain', 'outbox_archive_day', 'outbox_archive_drop', 'outbox_truncate', 'outbox_rotate', 'outbox_direct_tend',
                  'inbox_make_partitions', 'inbox_drop_partition') LOOP
         EXECUTE 'ALTER FUNCTION ' || f || ' SECURITY INVOKER RESET search_path';

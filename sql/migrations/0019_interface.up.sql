@@ -90,9 +90,10 @@ SELECT a.id, r.step, r.direction, r.generation, r.state, r.in_doubt, r.attempt, 
 FROM pgsagaz.archive a, json_to_recordset(a.steps) AS r(step text, direction text, generation integer, state text, in_doubt boolean, attempt integer,
      worker text, error text, note text, started_at timestamptz, ended_at timestamptz);
 
--- What people asked for, and what became of it.
+-- What people asked for and did, and what became of it.
 CREATE VIEW pgsagaz.audit_log AS
-SELECT u.id, u.at, u.saga_id, u.saga, u.verb, u.step, u.actor, u.login, u.reason, u.details, coalesce(a.answer, 'waits') AS answer, a.why, a.at AS answered_at
+SELECT u.id, u.at, u.about, u.saga_id, u.saga, u.thing, u.verb, u.step, u.actor, u.login, u.reason, u.details,
+       coalesce(a.answer, 'waits') AS answer, a.why, a.at AS answered_at
 FROM pgsagaz.audit u LEFT JOIN pgsagaz.audit_answer a ON a.audit_id = u.id;
 
 -- What roles call that may not write tables; and what a worker does that only the owner may: partitions, TRUNCATE.
@@ -103,7 +104,7 @@ BEGIN
     FOR f IN SELECT p.oid FROM pg_proc p
              WHERE p.pronamespace = 'pgsagaz'::regnamespace AND NOT p.prosecdef AND p.proname IN (
                  'start', 'signal', 'saga_by_key', 'ask', 'restart', 'publish', 'inbox_claim',
-                 'outbox_redrive', 'outbox_drop',
+                 'outbox_redrive', 'outbox_drop', 'inbox_redrive', 'inbox_drop',
                  'archive_partition', 'archive_batch', 'archive_retain', 'outbox_archive_day', 'outbox_archive_drop', 'outbox_truncate', 'outbox_rotate', 'outbox_direct_tend',
                  'inbox_make_partitions', 'inbox_drop_partition') LOOP
         EXECUTE 'ALTER FUNCTION ' || f || ' SECURITY DEFINER SET search_path = pgsagaz, pg_temp';

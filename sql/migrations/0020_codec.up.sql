@@ -80,6 +80,9 @@ BEGIN
         UPDATE pgsagaz.data_key d SET key_name = NULL, wrapped = NULL, erased_at = pgsagaz.now(), erased_by = coalesce(nullif(p_by, ''), session_user), reason = p_reason
             WHERE d.id = k.id RETURNING d.* INTO k;
     END IF;
+    -- By the key's id, not by the subject: the audit stays for good, and who he was need not.
+    PERFORM pgsagaz.audit_act('codec', k.id::text, 'erase', p_by, p_reason,
+                              jsonb_build_object('unfinished', unfinished, 'pending', pending), CASE WHEN before THEN 'already' ELSE 'obeyed' END);
     done_at := k.erased_at;
     done_by := k.erased_by;
     why := k.reason;

@@ -14,6 +14,7 @@ DECLARE
     falls_due timestamptz;
     wrong     record;
     n         integer := cardinality(p_ids);
+    ranks     smallint;
 BEGIN
     IF p_name IS NULL OR n IS DISTINCT FROM cardinality(p_inputs) OR p_keys IS NOT NULL AND n IS DISTINCT FROM cardinality(p_keys)
        OR array_position(p_ids, NULL) IS NOT NULL OR EXISTS (SELECT FROM unnest(p_inputs) i WHERE i IS NULL) THEN
@@ -50,6 +51,7 @@ BEGIN
     END IF;
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
+    ranks := pgsagaz.priority(p_name, which);
     -- The job is what pgsagaz.hint writes for one.
     WITH fresh AS (
         SELECT u AS id, k AS key, i AS input, nextval('pgsagaz.lane_id_seq') AS lane, nextval('pgsagaz.river_job_id_seq') AS job
@@ -62,10 +64,10 @@ BEGIN
     deadlines AS (
         INSERT INTO pgsagaz.deadline (saga_id, due_at) SELECT f.id, falls_due FROM fresh f WHERE falls_due IS NOT NULL),
     jobs AS (
-        INSERT INTO pgsagaz.river_job (id, args, kind, max_attempts, queue, metadata, tags)
-        SELECT f.job, jsonb_build_object('saga_id', f.id, 'lane', f.lane, 'step', ''), 'pgsagaz/' || p_name || '/' || which, 32767, 'default',
+        INSERT INTO pgsagaz.river_job (id, args, kind, max_attempts, queue, priority, metadata, tags)
+        SELECT f.job, jsonb_build_object('saga_id', f.id, 'lane', f.lane, 'step', ''), 'pgsagaz/' || p_name || '/' || which, 32767, 'default', ranks,
                jsonb_build_object('saga', p_name, 'saga_id', f.id, 'step', ''), ARRAY[p_name] FROM fresh f)
-    INSERT INTO pgsagaz.lane (id, saga_id, step, queue, job_id) SELECT f.lane, f.id, '', 'default', f.job FROM fresh f;
+    INSERT INTO pgsagaz.lane (id, saga_id, step, queue, priority, job_id) SELECT f.lane, f.id, '', 'default', ranks, f.job FROM fresh f;
 
     RETURN QUERY
         SELECT coalesce(b.saga_id, u),

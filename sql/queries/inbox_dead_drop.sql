@@ -1,2 +1,1 @@
--- Its entry in consumer_inbox stays: a redelivery is a duplicate.
-DELETE FROM pgsagaz.inbox_dead WHERE id = ANY ($1::bigint[]) RETURNING id
+SELECT pgsagaz.inbox_drop($1, $2, $3)

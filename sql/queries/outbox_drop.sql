@@ -1,1 +1,1 @@
-SELECT pgsagaz.outbox_drop($1)
+SELECT pgsagaz.outbox_drop($1, $2, $3)

@@ -1,1 +1,1 @@
-SELECT new_id, bucket, ordered FROM pgsagaz.outbox_redrive($1)
+SELECT new_id, bucket, ordered FROM pgsagaz.outbox_redrive($1, $2, $3)

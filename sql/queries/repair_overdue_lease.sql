@@ -10,7 +10,7 @@ WITH dead AS (
     UPDATE pgsagaz.lane l
     SET worker = NULL, token = NULL, run_at = pgsagaz.now(), crashes = l.crashes + 1, in_doubt = true,
         error = coalesce(l.error, 'worker ' || f.worker || ' died'),
-        job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+        job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue, l.priority)
     FROM lanes f, pgsagaz.saga s
     WHERE l.saga_id = f.saga_id AND l.id = f.id AND s.id = f.saga_id
     RETURNING l.saga_id, s.name, l.step, f.worker

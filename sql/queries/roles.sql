@@ -23,18 +23,17 @@ BEGIN
     END LOOP;
 
     -- A service: it calls functions, and sees no table.
-    -- An operator: he reads everything, and asks; dead letters he handles himself.
+    -- An operator: he reads everything, and asks.
     FOR may IN SELECT * FROM (VALUES
         (app, ARRAY['start', 'start_many', 'signal', 'saga_by_key', 'status', 'publish', 'inbox_claim', 'now', 'uuid7']),
         (ops, ARRAY['ask', 'restart', 'start', 'start_many', 'signal', 'saga_by_key', 'status', 'cancel', 'pause', 'unpause', 'retry', 'skip', 'resolve',
-                    'outbox_redrive', 'outbox_drop', 'erase', 'now', 'uuid7']),
+                    'outbox_redrive', 'outbox_drop', 'inbox_redrive', 'inbox_drop', 'erase', 'now', 'uuid7']),
         (readonly, ARRAY['now'])) AS m(role, functions) LOOP
         FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pgsagaz'::regnamespace AND proname = ANY (may.functions) LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f, may.role);
         END LOOP;
     END LOOP;
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA pgsagaz TO %I', ops);
-    EXECUTE format('GRANT UPDATE, DELETE ON pgsagaz.inbox_dead TO %I', ops);
 
     -- A monitor: what has no payload in it.
     EXECUTE format('GRANT SELECT ON pgsagaz.sagas, pgsagaz.steps, pgsagaz.audit_log, pgsagaz.schema_info, pgsagaz.definition, pgsagaz.worker TO %I', readonly);

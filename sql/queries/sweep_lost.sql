@@ -9,7 +9,7 @@ WITH due AS (
     LIMIT 1000
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
-    UPDATE pgsagaz.lane l SET job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue)
+    UPDATE pgsagaz.lane l SET job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue, l.priority)
     FROM due d, pgsagaz.saga s WHERE l.saga_id = d.saga_id AND l.id = d.id AND s.id = d.saga_id
     RETURNING l.queue
 ), waiting AS (

@@ -128,6 +128,11 @@ func pair(ctx context.Context, o Options, g *gauge, name string, concurrency int
 
 // measure keeps concurrency of work in flight for duration, and waits for the last to end. n: how often it was done.
 func measure(ctx context.Context, duration time.Duration, concurrency int, work side) (f Figures, n int, err error) {
+	return measureAt(ctx, duration, concurrency, 0, work)
+}
+
+// measureAt has each in flight rest after its work, which is not counted.
+func measureAt(ctx context.Context, duration time.Duration, concurrency int, rest time.Duration, work side) (f Figures, n int, err error) {
 	var mu sync.Mutex
 	var took []float64
 	var failed error
@@ -147,6 +152,7 @@ func measure(ctx context.Context, duration time.Duration, concurrency int, work 
 				}
 				took = append(took, milliseconds(time.Since(t)))
 				mu.Unlock()
+				time.Sleep(rest)
 			}
 		})
 	}

@@ -117,7 +117,7 @@ func (a *app) bench() *cobra.Command {
 	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size", "at-least")
 	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size", "at-least")
 	a.cfg.bind(wake.Flags(), "duration")
-	cmd.AddCommand(saga, start, wake, box, a.benchInbox())
+	cmd.AddCommand(saga, start, wake, box, a.benchInbox(), a.benchArchive())
 	return cmd
 }
 

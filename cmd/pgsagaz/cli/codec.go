@@ -92,13 +92,14 @@ func showUses(w io.Writer, uses []codec.KeyUse) {
 }
 
 func (a *app) codecRotate() *cobra.Command {
-	return &cobra.Command{
+	var by func() codec.By
+	cmd := &cobra.Command{
 		Use: "rotate", Short: "Wrap all data keys with the current key-encryption key", Args: cobra.NoArgs,
 		Long: "Wraps all data keys anew with the first key of the keyring. Payloads are not touched. Before it, every process must\n" +
 			"have both keys, the new one first; after it, the old one can leave their keyrings. It may be run again at any time.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
-				n, err := a.codec.Rotate(cmd.Context(), pool)
+				n, err := a.codec.Rotate(cmd.Context(), pool, by())
 				if err != nil {
 					return err
 				}
@@ -106,6 +107,8 @@ func (a *app) codecRotate() *cobra.Command {
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), whyMeans)
+	return cmd
 }
 
 func (a *app) codecNewKey() *cobra.Command {

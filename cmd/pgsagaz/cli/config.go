@@ -133,7 +133,7 @@ func (c *config) settings() []setting {
 		{&c.benchIdle, "idle", "", 10 * time.Second, "how long a relay that has nothing to do is watched"},
 		{&c.benchAtLeast, "at-least", "", 0.0, "fail if a throughput is less than this part of its floor's; 0: never"},
 		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
-		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox"},
+		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox; ended sagas to archive"},
 
 		// demo:
 		{&c.orders, "orders", "", 100, "how many orders to place"},

@@ -22,6 +22,8 @@ type asked struct {
 	Saga    *pgengine.Status     `json:"saga,omitempty"`  // with --wait
 }
 
+const whyMeans = "why, for the audit"
+
 // by makes the flags of who asks for something, and why.
 func (a *app) by(flags *pflag.FlagSet, why string) func() pgengine.By {
 	var reason string
@@ -194,7 +196,7 @@ func (a *app) sagaRestart() *cobra.Command {
 			})
 		},
 	}
-	by = a.by(cmd.Flags(), "why, for the audit")
+	by = a.by(cmd.Flags(), whyMeans)
 	cmd.Flags().StringSliceVar(&from, "from", nil, "the step to begin with; several: give it again")
 	cmd.Flags().BoolVar(&follow, "wait", false, "wait for its end")
 	return cmd

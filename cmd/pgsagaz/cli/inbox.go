@@ -189,7 +189,7 @@ func (a *app) deadList() *cobra.Command {
 func bindDeadFilter(cmd *cobra.Command, f *inbox.DeadFilter) {
 	cmd.Flags().StringVar(&f.Consumer, "consumer", "", "only of this consumer")
 	cmd.Flags().StringVar(&f.Type, "type", "", "only events of this type")
-	cmd.Flags().StringVar(&f.Reason, "reason", "", "only those given up for this: attempts, terminal, 'no message', 'too old', 'from the future'")
+	cmd.Flags().StringVar(&f.Reason, "cause", "", "only those given up for this: attempts, terminal, 'no message', 'too old', 'from the future'")
 }
 
 func (a *app) deadShow() *cobra.Command {
@@ -258,9 +258,10 @@ func (a *app) deadDrop() *cobra.Command {
 	return a.deadChange("drop", "Forget dead letters: their events have had no effect, and will have none", "", inbox.Drop)
 }
 
-func (a *app) deadChange(verb, short, long string, act func(context.Context, sql.Querier, ...int64) ([]int64, error)) *cobra.Command {
+func (a *app) deadChange(verb, short, long string, act func(context.Context, sql.Querier, inbox.By, ...int64) ([]int64, error)) *cobra.Command {
 	var f inbox.DeadFilter
 	var all bool
+	var by func() inbox.By
 	cmd := &cobra.Command{
 		Use: verb + " ID... | --all", Short: short, Long: long,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -270,7 +271,7 @@ func (a *app) deadChange(verb, short, long string, act func(context.Context, sql
 			case !all && len(args) == 0:
 				return fmt.Errorf("give the ids of dead letters, or --all")
 			case !all && (f.Consumer != "" || f.Type != "" || f.Reason != ""):
-				return fmt.Errorf("--consumer, --type and --reason go with --all")
+				return fmt.Errorf("--consumer, --type and --cause go with --all")
 			}
 			return nil
 		},
@@ -289,7 +290,7 @@ func (a *app) deadChange(verb, short, long string, act func(context.Context, sql
 						ids = append(ids, d.ID)
 					}
 				}
-				touched, err := act(cmd.Context(), pool, ids...)
+				touched, err := act(cmd.Context(), pool, by(), ids...)
 				if err != nil {
 					return err
 				}
@@ -319,7 +320,8 @@ func (a *app) deadChange(verb, short, long string, act func(context.Context, sql
 		},
 	}
 	bindDeadFilter(cmd, &f)
-	cmd.Flags().BoolVar(&all, "all", false, "all there are, or that --consumer, --type and --reason leave")
+	by = a.by(cmd.Flags(), whyMeans)
+	cmd.Flags().BoolVar(&all, "all", false, "all there are, or that --consumer, --type and --cause leave")
 	return cmd
 }
 

@@ -83,7 +83,7 @@ func TestInbox(t *testing.T) {
 		}
 	}
 	page.Dead = nil
-	h.ok(&page, "inbox", "dead", "list", "--type", "shipped", "--consumer", "mailer", "--reason", "terminal", "--limit", "1")
+	h.ok(&page, "inbox", "dead", "list", "--type", "shipped", "--consumer", "mailer", "--cause", "terminal", "--limit", "1")
 	if len(page.Dead) != 1 || page.Dead[0].Type != "shipped" || page.Next != page.Dead[0].ID {
 		t.Errorf("%+v", page)
 	}

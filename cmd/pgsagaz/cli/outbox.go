@@ -210,7 +210,8 @@ func (a *app) outboxDeadShow() *cobra.Command {
 }
 
 func (a *app) outboxDeadRedrive() *cobra.Command {
-	return &cobra.Command{
+	var by func() outbox.By
+	cmd := &cobra.Command{
 		Use: "redrive ID", Short: "Give a dead letter another chance", Args: oneDead,
 		Long: "Publishes a dead letter again, under the same event id. Where its key waits for it, it goes first and the\n" +
 			"order of the key is kept. Where the key has gone on, it may arrive after later messages: the answer says so.",
@@ -218,7 +219,7 @@ func (a *app) outboxDeadRedrive() *cobra.Command {
 			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
 				var r outbox.Redriven
 				err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) (err error) {
-					r, err = outbox.Redrive(cmd.Context(), tx, deadID(args))
+					r, err = outbox.Redrive(cmd.Context(), tx, deadID(args), by())
 					return err
 				})
 				if err != nil {
@@ -234,10 +235,13 @@ func (a *app) outboxDeadRedrive() *cobra.Command {
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), whyMeans)
+	return cmd
 }
 
 func (a *app) outboxDeadDrop() *cobra.Command {
 	var yes bool
+	var by func() outbox.By
 	cmd := &cobra.Command{
 		Use: "drop ID", Short: "Forget a dead letter; a key that waits for it goes on", Args: oneDead,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -245,19 +249,21 @@ func (a *app) outboxDeadDrop() *cobra.Command {
 				return usagef("the message is lost for good then; say --yes")
 			}
 			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				if err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) error { return outbox.Drop(cmd.Context(), tx, deadID(args)) }); err != nil {
+				if err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) error { return outbox.Drop(cmd.Context(), tx, deadID(args), by()) }); err != nil {
 					return err
 				}
 				return a.print(map[string]int64{"dropped": deadID(args)}, func(w io.Writer) { fmt.Fprintf(w, "dropped %d\n", deadID(args)) })
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), whyMeans)
 	cmd.Flags().BoolVar(&yes, "yes", false, "yes, forget it")
 	return cmd
 }
 
 func (a *app) outboxReplay() *cobra.Command {
 	var from, to, topic string
+	var by func() outbox.By
 	cmd := &cobra.Command{
 		Use: "replay", Short: "Publish again what has been published, marked as replayed", Args: cobra.NoArgs,
 		Long: "Publishes again what is still retained: in the archive, if relays keep one (worker --keep-messages), and for a while\n" +
@@ -278,7 +284,7 @@ func (a *app) outboxReplay() *cobra.Command {
 				}
 			}
 			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				n, err := outbox.Replay(cmd.Context(), pool, f)
+				n, err := outbox.Replay(cmd.Context(), pool, f, by())
 				if err != nil {
 					return err
 				}
@@ -286,6 +292,7 @@ func (a *app) outboxReplay() *cobra.Command {
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), whyMeans)
 	cmd.Flags().StringVar(&from, "from", "", "written at this time or later; needed")
 	cmd.Flags().StringVar(&to, "to", "", "written before this time (default: now)")
 	cmd.Flags().StringVar(&topic, "topic", "", "only this topic")

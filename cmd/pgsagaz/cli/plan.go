@@ -81,6 +81,15 @@ func showPlan(w io.Writer, p pgengine.Plan) {
 			head = append(head, []string{row.name, row.value})
 		}
 	}
+	if len(p.Places) > 1 || p.Places[0].Queue != "default" || p.Places[0].Priority > 1 {
+		for i, at := range p.Places {
+			name := "runs in"
+			if i > 0 {
+				name = ""
+			}
+			head = append(head, []string{name, fmt.Sprintf("queue %s, priority %d: %s", at.Queue, at.Priority, strings.Join(at.Steps, ", "))})
+		}
+	}
 	if p.Timeout > 0 {
 		head = append(head, []string{"timeout", p.Timeout.String()})
 	}

@@ -114,7 +114,7 @@ func (a *app) root() *cobra.Command {
 		}
 		return a.useCodec(cmd)
 	}
-	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.codecCommand(), a.check(), a.bench(), a.config(root), a.version())
+	root.AddCommand(a.migrate(), a.worker(), a.saga(), a.schedule(), a.outbox(), a.inbox(), a.audit(), a.codecCommand(), a.check(), a.bench(), a.config(root), a.version())
 	if a.Demo {
 		root.AddCommand(a.demo())
 	}

@@ -140,6 +140,7 @@ func (a *app) scheduleShow() *cobra.Command {
 func (a *app) scheduleAdd() *cobra.Command {
 	var s pgengine.Schedule
 	var saga, input, catchUp string
+	var by func() pgengine.By
 	cmd := &cobra.Command{
 		Use: "add NAME --cron EXPRESSION --saga NAME --input JSON", Short: "Add a schedule, or change the one of this name", Args: oneSchedule,
 		Long: "Adds a schedule: at each time that the expression names, on the clocks of the zone, one saga is started,\n" +
@@ -148,7 +149,7 @@ func (a *app) scheduleAdd() *cobra.Command {
 		Example: `  pgsagaz schedule add nightly --cron '0 3 * * *' --zone Europe/Berlin --saga report --input '{"of": "sales"}'` + "\n" +
 			`  pgsagaz schedule add prices --cron '*/15 * * * *' --saga prices --input '{}' --catch-up once`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s.Name, s.CatchUp = args[0], pgengine.CatchUp(catchUp)
+			s.Name, s.CatchUp, s.By = args[0], pgengine.CatchUp(catchUp), by()
 			switch {
 			case s.Cron == "":
 				return usagef("--cron is missing")
@@ -175,6 +176,7 @@ func (a *app) scheduleAdd() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
+	by = a.by(flags, whyMeans)
 	flags.StringVar(&s.Cron, "cron", "", "when: five fields, or six with the second in front, or @daily and the like")
 	flags.StringVar(&s.Zone, "zone", "UTC", "the time zone of --cron, as the IANA names it")
 	flags.StringVar(&saga, "saga", "", "the name of the sagas to start")
@@ -189,12 +191,13 @@ func (a *app) scheduleAdd() *cobra.Command {
 }
 
 // scheduleDo is a command that does one thing to a schedule.
-func (a *app) scheduleDo(use, short string, do func(*pgengine.Engine, context.Context, pgx.Tx, string) error, said string) *cobra.Command {
-	return &cobra.Command{
+func (a *app) scheduleDo(use, short string, do func(*pgengine.Engine, context.Context, pgx.Tx, string, pgengine.By) error, said string) *cobra.Command {
+	var by func() pgengine.By
+	cmd := &cobra.Command{
 		Use: use + " NAME", Short: short, Args: oneSchedule,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return do(e, cmd.Context(), tx, args[0]) })
+				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return do(e, cmd.Context(), tx, args[0], by()) })
 				if err != nil {
 					return err
 				}
@@ -202,4 +205,6 @@ func (a *app) scheduleDo(use, short string, do func(*pgengine.Engine, context.Co
 			})
 		},
 	}
+	by = a.by(cmd.Flags(), whyMeans)
+	return cmd
 }
