@@ -25,6 +25,7 @@ var (
 	tortureTime  = flag.Duration("torture", 12*time.Second, "for how long the torture test does harm")
 	tortureSagas = flag.Int("transfers", 500, "how many sagas it runs")
 	tortureEvery = flag.Duration("every", 600*time.Millisecond, "how often something is done, on average")
+	tortureRate  = flag.Int("rate", 0, "how many sagas it runs a second, in place of -transfers; 0: -transfers says")
 )
 
 const (
@@ -253,6 +254,9 @@ func (x *torture) until(what, question string) {
 // TestTorture: a bank under all the harm there is. What holds in the end is what the README promises: see [torture.check].
 func TestTorture(t *testing.T) {
 	t.Parallel()
+	if *tortureRate > 0 {
+		*tortureSagas = int(float64(*tortureRate) * tortureTime.Seconds())
+	}
 	x := newTorture(t)
 	harms := schedule(x.random, *tortureTime, *tortureEvery)
 	x.run(harms)

@@ -68,7 +68,10 @@ func TestAZombieBesideItsSuccessor(t *testing.T) {
 			e := engine(t, pool, definition)
 			register(t, e)
 			id := start(t, e, race{}, nil).ID
-			zombie := aside(t, e, id)
+			zombie, k := make(chan error, 1), ticket(t, pool, id, "race", "")
+			go func() { // with time enough to go on by itself
+				zombie <- e.Run(context.WithoutCancel(t.Context()), k, pgengine.RunOptions{Worker: "a zombie", Idle: time.Minute, Budget: time.Hour})
+			}()
 			<-inside[0]
 			other := engine(t, pool, definition)
 			workWith(t, other, jobs.Config{})
