@@ -164,7 +164,7 @@ CREATE TABLE pgsagaz.signal (
     UNIQUE (saga_id, name, key)
 );
 
--- Attempts that failed, for whoever has to find out why.
+-- Attempts that failed, for whoever has to find out why. pgsagaz.retry_later keeps them few.
 CREATE TABLE pgsagaz.attempt (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     saga_id    uuid NOT NULL,

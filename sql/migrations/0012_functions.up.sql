@@ -397,6 +397,8 @@ CREATE FUNCTION pgsagaz.retry_later(
     RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
+DECLARE
+    failed pgsagaz.attempt;
 BEGIN
     -- Under the saga's lock: whoever turns the saga back dissolves the lanes that wait, and must not
     -- take this one for one that is still being worked.
@@ -417,7 +419,13 @@ BEGIN
     INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
         SELECT l.saga_id, l.step, l.direction, l.generation, was.attempt + 1, p_kind, p_worker, p_error,
                pgsagaz.now() - make_interval(secs => p_took), pgsagaz.now()
-        FROM l JOIN pgsagaz.lane was USING (saga_id, id); -- as it was before this statement
+        FROM l JOIN pgsagaz.lane was USING (saga_id, id) -- as it was before this statement
+        RETURNING * INTO failed;
+    IF failed.attempt > 100 THEN -- of a step that is tried without end the first 50 are kept, and the last 50
+        DELETE FROM pgsagaz.attempt a
+        WHERE a.saga_id = p_saga AND a.step = failed.step AND a.direction = failed.direction AND a.generation = failed.generation
+          AND a.attempt = failed.attempt - 50;
+    END IF;
 END
 $$;
 
