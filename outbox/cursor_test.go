@@ -2,7 +2,6 @@ package outbox_test
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -24,65 +23,6 @@ func (w world) begin() pgx.Tx {
 		w.Fatal(err)
 	}
 	return tx
-}
-
-func (w world) publishIn(tx pgx.Tx, messages ...outbox.Message) {
-	w.Helper()
-	if err := outbox.Publish(w.Context(), tx, messages...); err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w world) commit(tx pgx.Tx) {
-	w.Helper()
-	if err := tx.Commit(w.Context()); err != nil {
-		w.Fatal(err)
-	}
-}
-
-// TestALowerIDThatCommitsLaterIsNotLost: neither the ids of messages nor those of transactions say what has been committed, so that no cursor may
-// be one of them.
-func TestALowerIDThatCommitsLaterIsNotLost(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.relay(w.broker, outbox.Config{})
-	older := w.begin()
-	younger := w.begin()
-	w.publishIn(younger, message("b", 1)) // the lower id
-	w.publishIn(older, message("a", 2))
-	w.commit(older)
-	w.arrived(1)
-	third := w.begin()
-	w.publishIn(third, message("c", 3))
-	w.commit(third) // and a higher transaction goes by, too
-	w.arrived(2)
-	w.commit(younger)
-	w.arrived(3)
-	if got := payloads(w.broker.Events("t")); !slices.Equal(got, []string{"2", "3", "1"}) {
-		t.Errorf("%v arrived, want what was committed, when it was", got)
-	}
-}
-
-// TestAnOlderTransactionMayComeSecond: of two writers that hold the aggregate's row one after the other, the first may have the younger
-// transaction. Their messages leave in the order of the row, though they are read at once.
-func TestAnOlderTransactionMayComeSecond(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.exec("CREATE TABLE aggregate (id int PRIMARY KEY, version int NOT NULL)")
-	w.exec("INSERT INTO aggregate VALUES (1, 0)")
-	older, younger := w.begin(), w.begin()
-	for i, tx := range []pgx.Tx{younger, older} {
-		if _, err := tx.Exec(t.Context(), "UPDATE aggregate SET version = version + 1"); err != nil {
-			t.Fatal(err)
-		}
-		w.publishIn(tx, message("aggregate 1", i+1))
-		w.commit(tx)
-	}
-	w.relay(w.broker, outbox.Config{})
-	w.arrived(2)
-	if got := payloads(w.broker.Events("t")); !slices.Equal(got, []string{"1", "2"}) {
-		t.Errorf("versions %v arrived, want 1 and then 2", got)
-	}
 }
 
 // TestAWriterOfAnotherDatabaseHoldsNothingUp: transaction ids are the cluster's, and the oldest that is open may be anybody's.

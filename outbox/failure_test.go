@@ -363,6 +363,14 @@ func TestTheOutboxIsFull(t *testing.T) {
 	if got := query[int](w, "SELECT count(*) FROM pgsagaz.outbox"); got > 30 {
 		t.Errorf("%d messages are in an outbox of 10", got)
 	}
+	// Those that publish by themselves would only add to what waits.
+	direct := w.direct(broker, outbox.DirectConfig{})
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error {
+		_, err := direct.PublishAfterCommit(t.Context(), tx, message("", 1))
+		return err
+	}); !errors.Is(err, outbox.ErrFull) {
+		t.Errorf("PublishAfterCommit: %v, want ErrFull", err)
+	}
 	broker.Up()
 	w.until("there is room again", func() bool { return !full() })
 }

@@ -64,6 +64,14 @@ func (h *hold) due(now time.Time) bool {
 	return h.sending == 0 && h.verdict == nil && len(h.done) == 0 && len(h.ids) > 0 && !h.blocked && !now.Before(h.nextAt)
 }
 
+// batch is how many of its events are to be tried. After a failure the first decides: the bodies of the others would be read for nothing.
+func (h *hold) batch() int {
+	if h.attempts > 0 || h.failures > 0 {
+		return min(len(h.ids), 1)
+	}
+	return min(len(h.ids), holdBatch)
+}
+
 // over says that nothing is left in the table.
 func (h *hold) over() bool {
 	return h.sending == 0 && h.verdict == nil && len(h.done) == 0 && len(h.ids) == 0

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	holdBatch    = 100            // events of one held key that are sent at once
+	holdBatch    = 64             // events of held keys that are read at once: windowBytes, if each is as large as may be
 	refreshHolds = time.Second    // how often to look what operators did
 	never        = 24 * time.Hour // from when on a wait is an operator's to end
 )
@@ -210,11 +210,8 @@ func (l *loop) sending(due []*hold, again func()) op {
 	of := map[int64]*hold{}
 	var ids []int64
 	for _, h := range due {
-		n := min(len(h.ids), holdBatch)
-		if h.attempts > 0 {
-			n = 1 // the first decides
-		}
-		if len(ids) > 0 && len(ids)+n > l.cfg.Batch {
+		n := h.batch()
+		if len(ids) > 0 && len(ids)+n > min(l.cfg.Batch, holdBatch) {
 			break
 		}
 		for _, id := range h.ids[:n] {
@@ -229,6 +226,7 @@ func (l *loop) sending(due []*hold, again func()) op {
 			for i := range items {
 				it := &items[i]
 				it.hold = of[it.event.Sequence]
+				l.bytes += len(it.event.Payload)
 				delete(of, it.event.Sequence)
 				l.lane(it.bucket).put(it)
 			}

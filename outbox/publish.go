@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -61,6 +63,7 @@ func JSON(topic, key string, v any) Message {
 var (
 	ErrNoTopic  = errors.New("outbox: message without a topic")
 	ErrTooLarge = errors.New("outbox: payload too large")
+	ErrNotText  = errors.New("outbox: not text, which is UTF-8 without the character zero")
 	// ErrFull: a limit on pending messages is set, and reached. Nothing was written; try again later.
 	ErrFull = errors.New("outbox: too many messages are pending")
 )
@@ -200,12 +203,27 @@ func (m *Message) complete() (headers string, err error) {
 	if m.RoutingKey == "" {
 		m.RoutingKey = m.Type
 	}
+	for _, field := range [...]struct{ name, text string }{
+		{"topic", m.Topic}, {"key", m.Key}, {"routing key", m.RoutingKey}, {"type", m.Type}, {"traceparent", m.TraceParent},
+	} {
+		if !isText(field.text) {
+			return "", fmt.Errorf("%w: the %s is %q", ErrNotText, field.name, field.text)
+		}
+	}
 	if len(m.Headers) == 0 {
 		return "{}", nil
+	}
+	for name, value := range m.Headers {
+		if !isText(name) || !isText(value) {
+			return "", fmt.Errorf("%w: the header %q", ErrNotText, name)
+		}
 	}
 	encoded, err := json.Marshal(m.Headers)
 	return string(encoded), err
 }
+
+// isText says whether Postgres takes it, and gives it back as it is.
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
 
 // putMillis writes the time into a UUIDv7.
 func putMillis(id *uuid.UUID, ms int64) {

@@ -47,6 +47,9 @@ func TestPublish(t *testing.T) {
 		"no topic":          {outbox.Message{Key: "k"}, outbox.ErrNoTopic, `key "k"`},
 		"too large":         {outbox.Message{Topic: "t", Payload: make([]byte, outbox.MaxPayload+1)}, outbox.ErrTooLarge, `topic "t"`},
 		"does not marshal":  {outbox.JSON("t", "k", math.NaN()), nil, "does not marshal"},
+		"zero in the key":   {outbox.Message{Topic: "t", Key: "a\x00"}, outbox.ErrNotText, `key is "a\x00"`},
+		"topic of bytes":    {outbox.Message{Topic: "t\xff"}, outbox.ErrNotText, `topic is "t\xff"`},
+		"header of bytes":   {outbox.Message{Topic: "t", Headers: map[string]string{"a": "\xff"}}, outbox.ErrNotText, `header "a"`},
 		"second is the bad": {outbox.Message{}, outbox.ErrNoTopic, "message 2 of 2"},
 	} {
 		messages := []outbox.Message{bad.message}

@@ -71,6 +71,9 @@ func (l *loop) answered(a answer) {
 	counts := map[string]int{}
 	for i, it := range batch {
 		err := a.errs[i]
+		if it.hold != nil {
+			l.bytes -= len(it.event.Payload) // it is read again, should it be tried again
+		}
 		l.optimistic(it, err, a.late, now)
 		switch {
 		case err == nil:

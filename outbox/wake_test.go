@@ -2,11 +2,14 @@ package outbox_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -231,6 +234,70 @@ func TestListenerReconnects(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.arrived(1)
+}
+
+// deaf is a connection that may die without a word: nothing of what is sent arrives any more, and nothing is heard.
+type deaf struct {
+	net.Conn
+	listens atomic.Bool
+	died    *atomic.Bool // all of them that listen
+}
+
+func (d *deaf) dead() bool { return d.listens.Load() && d.died.Load() }
+
+func (d *deaf) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(sql.OutboxListen)) {
+		d.listens.Store(true)
+	}
+	if d.dead() {
+		return len(b), nil
+	}
+	return d.Conn.Write(b)
+}
+
+func (d *deaf) Read(b []byte) (int, error) {
+	for {
+		n, err := d.Conn.Read(b)
+		if err != nil || !d.dead() {
+			return n, err
+		}
+	}
+}
+
+// TestASilentListenerIsNoticed: a connection that no wake comes through any more, though nothing ever closed it, is found out and made anew.
+func TestASilentListenerIsNoticed(t *testing.T) {
+	t.Parallel()
+	url := sqltest.URL(t)
+	w := world{t, mustPool(t, url), memorypub.New(memorypub.Config{})}
+	writer := connect(t, url)
+	direct := w.pool.Config().ConnConfig
+	var died atomic.Bool
+	var dials atomic.Int64
+	direct.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		d := &deaf{Conn: conn, died: &died}
+		if died.Load() {
+			dials.Add(1)
+			d.died = new(atomic.Bool) // what is dialled later is well
+		}
+		return d, err
+	}
+	w.relay(w.broker, outbox.Config{Poll: ages, Direct: direct})
+	w.until("it listens", func() bool { return listeners(w) == 1 })
+	publish := func(n int) {
+		if err := pgx.BeginFunc(t.Context(), writer, func(tx pgx.Tx) error { return outbox.Publish(t.Context(), tx, message("k", n)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1)
+	w.arrived(1)
+	time.Sleep(200 * time.Millisecond) // until it no longer polls fast
+	died.Store(true)
+	publish(2)
+	w.arrived(2)
+	if dials.Load() == 0 {
+		t.Error("no connection was made anew: this tests nothing")
+	}
 }
 
 func listeners(w world) int {

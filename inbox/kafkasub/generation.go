@@ -158,6 +158,26 @@ func (g *generation) commit(ctx context.Context) error {
 	return err
 }
 
+// begin records where a group begins that is to read the newest alone. Otherwise that would be another place after a rebalance, and what was handed
+// out before it and not acked would be passed over.
+func (g *generation) begin(ctx context.Context, p *partition, next int64) error {
+	g.committing.Lock()
+	defer g.committing.Unlock()
+	if g.offsets != nil {
+		switch err := g.offsets.Save(ctx, inbox.Offset{Topic: p.topic, Partition: p.id, Next: next, Resets: p.resets}); {
+		case errors.Is(err, inbox.ErrReset): // by somebody else
+			g.end()
+			return kafka.ErrGenerationEnded
+		case err != nil:
+			return err
+		}
+	}
+	if err := g.joined.CommitOffsets(map[string]map[int]int64{p.topic: {p.id: next}}); err != nil && g.offsets == nil {
+		return err
+	}
+	return nil
+}
+
 // reset records that a partition is to be read again from next on, as its log ends before what was read. If any of it was read in this
 // generation, not fresh, that ends: of what was handed out before nothing may be saved any more. Say the log had 1000 messages, was
 // deleted, and has 5 new ones:

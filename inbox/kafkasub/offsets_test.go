@@ -258,6 +258,43 @@ func (w offsetWorld) committed() (offset int64) {
 	return offset
 }
 
+// TestNewestIsAPlace: a group that begins with the newest does so once. What it was given and has not acked comes again after a rebalance, though no offset
+// was ever committed by an ack.
+func TestNewestIsAPlace(t *testing.T) {
+	t.Parallel()
+	for name, inPostgres := range map[string]bool{"Kafka": false, "Postgres": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newOffsetWorld(t)
+			again := func() *kafkasub.Source {
+				cfg := kafkasub.Config{Group: w.group, Topics: []string{w.topic}, Newest: true}
+				if inPostgres {
+					cfg.Offsets = w.offsets
+				}
+				return open(w, cfg)
+			}
+			w.send(0, 2)
+			s := again()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for w.committed() != 3 {
+				waiting, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+				some, err := s.Fetch(waiting, 1)
+				cancel()
+				if len(some) > 0 || ctx.Err() != nil {
+					t.Fatalf("%v, %v; the group's offset is %d, want 3 and nothing older", some, err, w.committed())
+				}
+			}
+			w.send(3, 4)
+			w.fetch(s, 3, 4)
+			w.close(s)
+			s = again()
+			w.ack(s, w.fetch(s, 3, 4))
+			w.close(s)
+		})
+	}
+}
+
 // TestAResetIsHeeded: an operator sets offsets in Postgres back under a running consumer, which reads on from there.
 func TestAResetIsHeeded(t *testing.T) {
 	t.Parallel()

@@ -89,6 +89,9 @@ func (r *reader) settle(ctx context.Context, conn *kafka.Conn) error {
 	case at == kafka.FirstOffset:
 		r.offset = first
 	case at == kafka.LastOffset:
+		if err := r.g.begin(ctx, r.p, last); err != nil {
+			return err
+		}
 		r.offset = last
 	case at > last || r.over:
 		r.over = true // whatever comes between: it may have grown by the next look

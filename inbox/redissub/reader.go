@@ -22,6 +22,7 @@ type reader struct {
 
 	connected atomic.Bool       // anew, since the last read began
 	grouped   bool              // the groups are there
+	starts    map[string]string // by topic: the newest entry when the group was first asked for, where Config.Newest has it begin
 	own       map[string]string // of streams whose entries this consumer held already: where to go on with them
 	claimed   time.Time         // when abandoned entries were last looked for
 }
@@ -33,7 +34,7 @@ func (r *reader) init(cfg Config, h *held) {
 		r.connected.Store(true)
 		return nil
 	}
-	r.cfg, r.held, r.client = cfg, h, redis.NewUniversalClient(&options)
+	r.cfg, r.held, r.client, r.starts = cfg, h, redis.NewUniversalClient(&options), map[string]string{}
 }
 
 // read answers with entries, or with nothing after some time.
@@ -73,25 +74,59 @@ func (r *reader) read(ctx context.Context, maximum int) ([]inbox.Delivery, error
 	return r.fresh(ctx, maximum)
 }
 
-// group makes the groups, once.
+// group makes the groups, once, and again when one is gone.
 func (r *reader) group(ctx context.Context) error {
 	if r.grouped {
 		return nil
 	}
-	start := "0"
-	if r.cfg.Newest {
-		start = "$"
-	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	for _, topic := range r.cfg.Topics {
-		err := r.client.XGroupCreateMkStream(ctx, r.cfg.Prefix+topic, r.cfg.Group, start).Err()
+		start, err := r.start(ctx, topic)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", r.cfg.Prefix+topic, err)
+		}
+		err = r.client.XGroupCreateMkStream(ctx, r.cfg.Prefix+topic, r.cfg.Group, start).Err()
 		if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
 			return fmt.Errorf("stream %s: %w", r.cfg.Prefix+topic, err)
 		}
 	}
 	r.grouped = true
 	return nil
+}
+
+// start is the entry behind which a new group begins. With Newest that is the one which was the newest when this process began, also if the group
+// is made for the second time: what was added since its stream was deleted is new. A stream that is made anew may count from below.
+func (r *reader) start(ctx context.Context, topic string) (string, error) {
+	const oldest = "0-0"
+	if !r.cfg.Newest {
+		return oldest, nil
+	}
+	newest := oldest
+	info, err := r.client.XInfoStream(ctx, r.cfg.Prefix+topic).Result()
+	switch {
+	case err == nil:
+		newest = info.LastGeneratedID
+	case !strings.Contains(err.Error(), "no such key"):
+		return "", err
+	}
+	known, again := r.starts[topic]
+	switch {
+	case !again:
+		known = newest
+		r.starts[topic] = known
+	case older(newest, known):
+		known = oldest
+	}
+	return known, nil
+}
+
+// older compares ids of entries: milliseconds and a number.
+func older(a, b string) bool {
+	var at, an, bt, bn uint64
+	_, _ = fmt.Sscanf(a, "%d-%d", &at, &an)
+	_, _ = fmt.Sscanf(b, "%d-%d", &bt, &bn)
+	return at < bt || at == bt && an < bn
 }
 
 // fresh reads entries that no consumer of the group was given yet.

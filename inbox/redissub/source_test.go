@@ -248,6 +248,50 @@ func TestDeletedStream(t *testing.T) {
 	}
 }
 
+// What comes after a stream was deleted is new, for a group that begins with what is new as well. What was old stays so, where the group alone is gone.
+func TestNewestOfADeletedStream(t *testing.T) {
+	stream := newStream(t)
+	add(t, stream, "n", "old")
+	s := open(t, &brokertest.Net{}, redissub.Config{Group: "g", Topics: []string{stream}, Newest: true})
+	defer inboxtest.Close(t, s)
+	want := func(n string) {
+		t.Helper()
+		add(t, stream, "n", n)
+		d := inboxtest.FetchOne(t, s)
+		if d.Message.Headers["n"] != n {
+			t.Errorf("%+v, want %s", d.Message, n)
+		}
+		if err := s.Ack(t.Context(), []inbox.Delivery{d}); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if some, _ := s.Fetch(ctx, 1); len(some) > 0 {
+		t.Errorf("%v", some)
+	}
+	want("1")
+	if err := server(t).XGroupDestroy(t.Context(), stream, "g").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if d := inboxtest.FetchOne(t, s); d.Message.Headers["n"] != "1" { // again: who had dealt with it is forgotten
+		t.Errorf("%+v, want what came since the group began", d.Message)
+	}
+	if err := server(t).Del(t.Context(), stream).Err(); err != nil {
+		t.Fatal(err)
+	}
+	want("2")
+	if err := server(t).Del(t.Context(), stream).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server(t).XAdd(t.Context(), &redis.XAddArgs{Stream: stream, ID: "1-1", Values: []string{"n", "3"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if d := inboxtest.FetchOne(t, s); d.Message.Headers["n"] != "3" {
+		t.Errorf("%+v, want 3", d.Message)
+	}
+}
+
 func TestNewest(t *testing.T) {
 	stream := newStream(t)
 	add(t, stream, "n", "old")
