@@ -160,6 +160,41 @@ func TestLockTimeoutIsNoDuplicate(t *testing.T) {
 	}
 }
 
+// TestClaimsGoInOneOrder: a batch that waits for an event holds none that comes after it, whatever its own order. Otherwise whoever has
+// that event, and claims one of the others, would wait for the batch in turn.
+func TestClaimsGoInOneOrder(t *testing.T) {
+	t.Parallel()
+	pool := newLedger(t)
+	exec(t, pool, `SELECT pgsagaz.inbox_make_partitions(now())`)
+	ids := []string{newID(), newID()}
+	slices.Sort(ids)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	claim := func(id string) {
+		t.Helper()
+		if first, err := inbox.Claim(t.Context(), tx, "c", id, nil); err != nil || !first {
+			t.Errorf("%v, %v", first, err)
+		}
+	}
+	claim(ids[0])
+	var outcomes []string
+	batch := make(chan error, 1)
+	go func() {
+		batch <- pool.QueryRow(t.Context(), sql.InboxClaims, "c", []string{ids[1], ids[0]}, make([]*string, 2), []string{"", ""}, []string{"", ""}, nil, nil, nil).Scan(&outcomes)
+	}()
+	waitsForLock(t, pool, 1)
+	claim(ids[1])
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-batch; err != nil || !slices.Equal(outcomes, []string{"duplicate", "duplicate"}) {
+		t.Errorf("%v, %v", outcomes, err)
+	}
+}
+
 // TestOppositeOrders: two batches of the same events, one the reverse of the other, whose claims go in one
 // order: no deadlock.
 func TestOppositeOrders(t *testing.T) {

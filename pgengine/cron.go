@@ -65,6 +65,9 @@ func newCronClock(expression, zone string) (*cronClock, error) {
 func (c *cronClock) next(t time.Time) time.Time {
 	for after := t; ; {
 		start, end := t.In(c.zone).ZoneBounds()
+		if !end.IsZero() && !end.After(t) { // package time counts 365 days to every year that a zone's table does not list
+			end = t.Add(24 * time.Hour)
+		}
 		shift := c.shift(t)
 		if !c.interval && !start.IsZero() { // what it has shown before it was put back has had its slots
 			if again := start.Add(c.shift(start.Add(-1)) - shift).Add(-1); again.After(after) {

@@ -40,7 +40,7 @@ func inbox() []Mutant {
 		{
 			Name: "inbox.claims-unsorted", Plants: "a batch claims its events as they come: two that have the same in opposite orders wait for each other",
 			Edits: []Edit{function("inbox_claims", "        ORDER BY m.id\n        ON CONFLICT DO NOTHING", "        ON CONFLICT DO NOTHING")},
-			Red:   red("inbox", "TestOppositeOrders"),
+			Red:   red("inbox", "TestClaimsGoInOneOrder"),
 		},
 		{
 			Name: "inbox.old-events-taken", Plants: "an event that is older than what is remembered is taken for new",
