@@ -31,8 +31,8 @@ func skipping(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by 
 	return e.Skip(ctx, tx, id, "label", by)
 }
 
-// A worker dies before or after the commit in which it does what an operator asked for. Another one does it, once, and the audit
-// has one answer.
+// A worker dies before or after the commit in which it does what an operator asked for, or begins what he restarted. Another one
+// does it, once, and the audit has one answer.
 func TestCrashWhileObeyingAnOperator(t *testing.T) {
 	t.Parallel()
 	undoFails := map[string]string{"ship": terminal, "undo label": lost} // label's undo has its effect, and is tried again and again
@@ -63,7 +63,11 @@ func TestCrashWhileObeyingAnOperator(t *testing.T) {
 				return err
 			}},
 	} {
-		for _, point := range []string{"obey.before", "obey.after"} {
+		points := []string{"obey.before", "obey.after"}
+		if test.verb == "restart" { // it leaves nothing to obey, and a lane to take
+			points = []string{"take.before", "take.after"}
+		}
+		for _, point := range points {
 			t.Run(test.verb+"_"+point, func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t)
@@ -112,7 +116,7 @@ func TestCrashWhileObeyingAnOperator(t *testing.T) {
 					}
 					return all
 				}
-				// Before its commit nothing has come of it; a restart is asked for and done in one, and what is left is to go on.
+				// Before its commit nothing has come of it; a restart is asked for and done in one.
 				want := test.verb + " obeyed"
 				if point == "obey.before" && test.verb != "restart" {
 					want = test.verb + " waits"

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,6 +127,42 @@ func TestHooksThatRefuse(t *testing.T) {
 			s.Run()
 			if got := noted(t, s, id); got != test.want {
 				t.Errorf("noted %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// A connection that is lost while a hook runs is the database's absence: the step that it was told of has not failed, and is
+// not tried for the last time.
+func TestAConnectionLostInAHookIsNotTheSteps(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"a", "b"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			a := pgengine.TxStep[guest, string]{
+				Name: "a", Retry: pgengine.NoRetry, Do: func(context.Context, pgx.Tx, guestCall) (string, error) { return "", nil },
+			}
+			b := pgengine.Activity[guest, int]{
+				Name: "b", After: pgengine.Steps(a), Retry: pgengine.NoRetry, Do: func(context.Context, guestCall) (int, error) { return 7, nil },
+			}
+			var lost atomic.Int32
+			saga := guests(a, b)
+			saga.OnStep = func(ctx context.Context, tx pgx.Tx, _ guestCall, ev pgengine.Event) error {
+				if ev.Step != step || lost.Add(1) > 1 {
+					return nil
+				}
+				_, err := tx.Exec(ctx, `SELECT pg_terminate_backend(pg_backend_pid())`)
+				return err
+			}
+			e, err := pgengine.New(sqltest.New(t), pgengine.Config{Sagas: []pgengine.Definition{saga}, Logger: quiet})
+			if err != nil {
+				t.Fatal(err)
+			}
+			workWith(t, e, jobs.Config{})
+			id := start(t, e, guest{Name: "x"}, nil).ID
+			wait(t, e, id)
+			if s, err := e.Get(t.Context(), id); err != nil || s.State != pgengine.Completed || len(s.Attempts) > 0 || lost.Load() != 2 {
+				t.Errorf("%+v, %v; the hook was called %d times", s, err, lost.Load())
 			}
 		})
 	}

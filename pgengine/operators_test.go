@@ -564,3 +564,27 @@ func TestSkipInSQLIsMeantForOneDirection(t *testing.T) {
 	p.Settle()
 	p.want(id, pgengine.Compensated, "a b b -b -a")
 }
+
+// In SQL a result of null is one, and none is none.
+func TestSQLResolvesWithANull(t *testing.T) {
+	c := &calls{}
+	pay := c.pay(nil)
+	b := pgengine.Activity[fault, *string]{Name: "b", After: steps(pay), Retry: seldom, Do: func(context.Context, faultCall) (*string, error) {
+		return nil, pgengine.Terminal(errNo)
+	}}
+	p := newPlay(t, pgengine.Saga[fault]{Output: b, Steps: steps(pay, b)}, c)
+	id := p.Start(fault{})
+	p.Run()
+	resolve := func(result string) {
+		t.Helper()
+		execute(t, p.Engine.Pool(), `SELECT pgsagaz.resolve($1, 'b', 'done', `+result+`, 'by hand', 'ann')`, id)
+		p.Run()
+	}
+	resolve("NULL")
+	p.audited(id, "resolve b refused the result of a step that is done is missing")
+	resolve("'null'")
+	if s := p.Get(id); s.State != pgengine.Completed || string(s.Output) != "null" {
+		t.Errorf("%s, output %s", s.State, s.Output)
+	}
+	p.audited(id, "resolve b refused the result of a step that is done is missing", "resolve b obeyed")
+}

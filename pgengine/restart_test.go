@@ -217,3 +217,30 @@ func TestARestartedSagaThatNeverBegins(t *testing.T) {
 	p.Run()
 	p.want(again.ID, pgengine.Compensated, "-a")
 }
+
+// What took effect once more, after it had been undone, is not taken over: its undo would go by the key of the first.
+func TestRestartOverALateResult(t *testing.T) {
+	c := &calls{}
+	charge := c.does("charge", nil)
+	ship := c.only("ship", refuse, charge)
+	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(charge, ship)}, c)
+	id := p.Start(fault{})
+	p.Run()
+	p.want(id, pgengine.Compensated, "charge ship -charge")
+	// As it is left by a result that came late, and an operator who then left the undo out.
+	execute(t, p.Engine.Pool(), `
+		INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, result, started_at, ended_at)
+		SELECT saga_id, step, d::pgsagaz.direction, 2, o::pgsagaz.outcome, 1, r::json, ended_at + interval '1 second', ended_at + interval '2 seconds'
+		FROM pgsagaz.step, (VALUES ('do', 'done', '"late"'), ('undo', 'skipped', NULL)) v(d, o, r) WHERE step = 'charge' AND direction = 'do'`)
+	err := p.refused(func(ctx context.Context, tx pgx.Tx) error {
+		_, err := p.Engine.Restart(ctx, tx, id, []string{"ship"}, ann)
+		return err
+	})
+	if !errors.Is(err, pgengine.ErrNoRestart) || !strings.Contains(err.Error(), "step charge took effect after it had been undone") {
+		t.Error(err)
+	}
+	if s := p.restart(id, "charge"); s.Existed { // from there nothing is taken over
+		t.Errorf("%+v", s)
+	}
+	p.Run()
+}

@@ -200,6 +200,11 @@ func TestMonitorAndOperator(t *testing.T) {
 			if err := conn.QueryRow(t.Context(), `SELECT actor || ' as ' || login FROM pgsagaz.audit_log WHERE answer = 'waits'`).Scan(&who); err != nil || who != "Ann as "+conn.Config().User {
 				t.Errorf("%q, %v", who, err)
 			}
+			for _, own := range []string{"child", "revert", "deadline", "plan", "signal"} { // what sagas say to each other
+				if _, err := conn.Exec(t.Context(), `SELECT pgsagaz.ask($1, $2, 'Ann', '')`, id, own); sql.State(err) != "PS007" {
+					t.Errorf("%s: %v", own, err)
+				}
+			}
 			for _, verb := range []string{"pause($1)", "unpause($1)", "retry($1)", "retry($1, p_step => 'a')", "skip($1, 'a')", "resolve($1, 'a', 'done', '1')", "cancel($1, p_undo => false)"} {
 				if _, err := conn.Exec(t.Context(), `SELECT pgsagaz.`+verb, id); err != nil {
 					t.Errorf("%s: %v", verb, err)
