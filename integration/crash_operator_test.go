@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -31,6 +32,10 @@ func skipping(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by 
 	return e.Skip(ctx, tx, id, "label", by)
 }
 
+func abandoning(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by pgengine.By) error {
+	return e.Abandon(ctx, tx, id, by)
+}
+
 // A worker dies before or after the commit in which it does what an operator asked for, or begins what he restarted. Another one
 // does it, once, and the audit has one answer.
 func TestCrashWhileObeyingAnOperator(t *testing.T) {
@@ -42,21 +47,21 @@ func TestCrashWhileObeyingAnOperator(t *testing.T) {
 	for _, test := range []struct {
 		verb   string
 		faults map[string]string
-		before asking                     // asked first, if it is
-		until  func(pgengine.Status) bool // what a worker brings about beforehand; nil: none is there before
+		until  func(pgengine.Status) bool // what a worker brings about beforehand
 		hold   bool                       // it is paused then, so that its step waits
 		ask    asking
 		done   func(pgengine.Status) bool // what comes of it
 		then   asking                     // what the saga needs to end
 		end    pgengine.State
 	}{
-		{verb: "pause", ask: pausing, done: paused, then: resuming, end: pgengine.Completed},
-		{verb: "resume", before: pausing, until: paused, ask: resuming, done: ended, end: pgengine.Completed},
-		{verb: "skip", faults: undoFails, until: failing, hold: true, ask: skipping, done: paused, then: resuming, end: pgengine.Compensated},
-		{verb: "abandon", faults: undoFails, until: failing, done: ended, end: pgengine.Compensated,
-			ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by pgengine.By) error {
-				return e.Abandon(ctx, tx, id, by)
+		{verb: "pause", faults: undoFails, until: failing, ask: pausing, done: paused, end: pgengine.Compensated,
+			then: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by pgengine.By) error {
+				return errors.Join(e.Resume(ctx, tx, id, by), e.Abandon(ctx, tx, id, by))
 			}},
+		{verb: "resume", faults: undoFails, until: failing, hold: true, ask: resuming, then: abandoning, end: pgengine.Compensated,
+			done: func(s pgengine.Status) bool { return s.PausedAt == nil }},
+		{verb: "skip", faults: undoFails, until: failing, hold: true, ask: skipping, done: paused, then: resuming, end: pgengine.Compensated},
+		{verb: "abandon", faults: undoFails, until: failing, ask: abandoning, done: ended, end: pgengine.Compensated},
 		{verb: "restart", until: ended, done: ended, end: pgengine.Completed,
 			ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id string, by pgengine.By) error {
 				_, err := e.Restart(ctx, tx, id, []string{"reserve"}, by)
@@ -87,19 +92,14 @@ func TestCrashWhileObeyingAnOperator(t *testing.T) {
 					return s
 				}
 				id := w.start(Order{Faults: test.faults})
-				if test.before != nil {
-					ask(test.before, id, pgengine.By{Actor: "bob"})
+				healthy := w.worker(workerOptions{Lease: time.Second})
+				eventually(t, patience, "what comes before", func() bool { return test.until(get(id)) })
+				if test.hold {
+					ask(pausing, id, pgengine.By{Actor: "bob"})
+					eventually(t, patience, "a pause", func() bool { return paused(get(id)) })
 				}
-				if test.until != nil {
-					healthy := w.worker(workerOptions{Lease: time.Second})
-					eventually(t, patience, "what comes before", func() bool { return test.until(get(id)) })
-					if test.hold {
-						ask(pausing, id, pgengine.By{Actor: "bob"})
-						eventually(t, patience, "a pause", func() bool { return paused(get(id)) })
-					}
-					healthy.term()
-					healthy.wait(t)
-				}
+				healthy.term()
+				healthy.wait(t)
 				ask(test.ask, id, ann)
 				if test.verb == "restart" {
 					id = get(id).RestartedAs
