@@ -20,7 +20,7 @@ import (
 
 // How many rows are looked at for a page of the list. A search for words reads steps, too.
 const (
-	lookAt      = 20_000
+	lookAt      = 10_000
 	lookAtOpen  = 5_000 // of those that have not ended, each of which is looked up
 	lookAtWords = 2_000
 	perPage     = 50

@@ -29,7 +29,7 @@ var crowdSize = flag.Int("sagas", 40_000, "how many sagas to ask the pages about
 // What a statement of a page may read: from a table's beginning, and by an index.
 const (
 	mostScanned = mostCounted + 2_000 // what was consumed, or is stuck, is passed over
-	mostRead    = 3 * lookAt
+	mostRead    = 60_000
 )
 
 // TestNoPageReadsTheTables: however many sagas there are, no statement of a page reads a big table from its beginning to its end,

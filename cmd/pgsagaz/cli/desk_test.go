@@ -192,7 +192,7 @@ func (h *theatre) asks(pool *pgxpool.Pool, at *theatre) (answers []string) {
 	if n := strings.Count(ask(exitOK, "inbox", "dead", "list", "--limit", "0", "--type", "sent", "--consumer", "orders"), "no such table"); n != 30 {
 		t.Errorf("%d letters", n)
 	}
-	ask(exitOK, "inbox", "dead", "list", "--limit", "2", "--reason", "attempts")
+	ask(exitOK, "inbox", "dead", "list", "--limit", "2", "--cause", "attempts")
 	contains(t, ask(exitOK, "inbox", "dead", "show", first), `{"n": 1}`, "who: me")
 	ask(exitOK, "inbox", "dead", "redrive", first)
 	ask(exitFailed, "inbox", "dead", "redrive", first)
