@@ -30,6 +30,7 @@ type DeadLetter struct {
 	DiedAt    time.Time
 	Redrives  int  // how often it was redriven
 	Redriving bool // it is to be tried again
+	Size      int  // of the payload as it is stored, in bytes
 }
 
 // DeadFilter chooses dead letters. The zero value chooses all.
@@ -40,11 +41,13 @@ type DeadFilter struct {
 	IDs      []int64
 	After    int64 // those with greater ids
 	Limit    int   // 0: all
+	Heads    bool  // without payloads and headers, which may be large
 }
 
 // DeadLetters lists dead letters, the oldest first. Their payloads are decoded by the codec of ctx; see [codec.With].
 func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]DeadLetter, error) {
-	rows, err := db.Query(ctx, sql.InboxDeadList, f.Consumer, f.Type, f.Reason, f.IDs, f.After, f.Limit)
+	// A plan for any filter would read all letters for those of few consumers.
+	rows, err := db.Query(ctx, sql.InboxDeadList, pgx.QueryExecModeCacheDescribe, f.Consumer, f.Type, f.Reason, f.IDs, f.After, f.Limit, f.Heads)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +57,7 @@ func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]DeadLette
 		var sent *time.Time
 		m := &d.Message
 		err := row.Scan(&d.ID, &d.Consumer, &d.EventID, &m.ID, &m.Source, &m.Attempt, &m.Topic, &m.Key, &m.Type, &m.Payload, &headers, &m.TraceParent,
-			&sent, &d.Reason, &d.Error, &d.Attempts, &d.FirstAt, &d.DiedAt, &d.Redrives, &d.Redriving)
+			&sent, &d.Reason, &d.Error, &d.Attempts, &d.FirstAt, &d.DiedAt, &d.Redrives, &d.Redriving, &d.Size)
 		if err != nil {
 			return d, err
 		}

@@ -22,11 +22,14 @@ type State struct {
 	Consumers    []ConsumerStatus `json:"consumers"`
 }
 
-// ConsumerStatus is how a consumer stands.
+// mostCounted is where the counts of a consumer stop.
+const mostCounted = 20_000
+
+// ConsumerStatus is how a consumer stands. Each of its counts stops at 20,000.
 type ConsumerStatus struct {
 	Name      string         `json:"name"`
-	Horizon   *time.Duration `json:"-"`
-	Retention *time.Duration `json:"-"`
+	Horizon   *time.Duration `json:"horizon,omitempty"` // how long its broker may deliver again, in nanoseconds
+	Retention *time.Duration `json:"retention,omitempty"`
 	SeenAt    *time.Time     `json:"seen_at,omitempty"` // a running Consumer shows itself every hour; nil: there was none
 	LastAt    *time.Time     `json:"last_at,omitempty"` // when it took its last event
 	LastHour  int64          `json:"last_hour"`         // events it took in the last hour
@@ -42,7 +45,7 @@ func Status(ctx context.Context, db sql.Querier) (State, error) {
 	if err != nil {
 		return s, err
 	}
-	rows, err := db.Query(ctx, sql.InboxStatusConsumers)
+	rows, err := db.Query(ctx, sql.InboxStatusConsumers, mostCounted)
 	if err != nil {
 		return s, err
 	}

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 
 	"pgengine":              {"codec", "internal/metrics", "internal/terminal", "internal/tracing", "sql", "sql/failpoint"},
 	"pgengine/pgenginetest": {"pgengine", "jobs", "sql", "sql/sqltest"},
-	"pgengine/sagaui":       {"pgengine", "sql", "outbox", "inbox"},
+	"pgengine/sagaui":       {"codec", "pgengine", "sql", "outbox", "inbox"},
 
 	"cloudevents": {},
 

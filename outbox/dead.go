@@ -48,7 +48,8 @@ type DeadFilter struct {
 
 // DeadLetters are messages that were given up, the newest first.
 func DeadLetters(ctx context.Context, db sql.Querier, f DeadFilter) ([]Dead, error) {
-	rows, err := db.Query(ctx, sql.OutboxDeadList, f.Topic, f.Key, f.Before, f.Limit)
+	// A plan for any filter would read all letters for those of few topics.
+	rows, err := db.Query(ctx, sql.OutboxDeadList, pgx.QueryExecModeCacheDescribe, f.Topic, f.Key, f.Before, f.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}

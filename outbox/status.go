@@ -93,21 +93,30 @@ type Guards struct {
 	Warnings          []string `json:"warnings"`           // what of this is too much, in words
 }
 
-// countMost bounds the count of what is pending.
+// countMost bounds the counts of GetStatus.
 const countMost = 1_000_000
 
-// GetStatus looks how the outbox stands, in one snapshot. It counts what is pending, up to a million.
+// GetStatus looks how the outbox stands, in one snapshot. Each of its counts stops at a million.
 func GetStatus(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
+	return Glance(ctx, pool, countMost)
+}
+
+// Glance is GetStatus for whoever looks often: its counts stop at most.
+func Glance(ctx context.Context, pool *pgxpool.Pool, most int) (Status, error) {
 	s := Status{Topics: []TopicStatus{}, Buckets: []BucketStatus{}, Relays: []RelayStatus{}, Stuck: []StuckKey{}, Slots: []SlotStatus{}}
 	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		for _, part := range []func(context.Context, sql.Querier) error{
-			s.readBuckets, s.readPending, s.readRelays, s.readStuck, s.readSlots, s.readTotals, s.readGuards,
-		} {
+		if _, err := tx.Exec(ctx, sql.NoJIT); err != nil {
+			return err
+		}
+		for _, part := range []func(context.Context, sql.Querier) error{s.readBuckets, s.readRelays, s.readStuck, s.readSlots, s.readGuards} {
 			if err := part(ctx, tx); err != nil {
 				return err
 			}
 		}
-		return nil
+		if err := s.readPending(ctx, tx, most); err != nil {
+			return err
+		}
+		return s.readTotals(ctx, tx, most)
 	})
 	if err != nil {
 		return s, fmt.Errorf("status of the outbox: %w", err)
@@ -130,13 +139,13 @@ func (s *Status) readBuckets(ctx context.Context, db sql.Querier) error {
 	return each(ctx, db, sql.OutboxStatusBuckets, nil, []any{&b.Bucket, &b.Relay, &b.Epoch, &b.MovedAge, &b.StuckKeys}, func() { s.Buckets = append(s.Buckets, b) })
 }
 
-func (s *Status) readPending(ctx context.Context, db sql.Querier) error {
+func (s *Status) readPending(ctx context.Context, db sql.Querier, most int) error {
 	var t TopicStatus
 	var bucket int
 	at := map[string]int{}
-	return each(ctx, db, sql.OutboxStatusPending, []any{countMost}, []any{&bucket, &t.Topic, &t.Pending, &t.OldestAge}, func() {
+	return each(ctx, db, sql.OutboxStatusPending, []any{most}, []any{&bucket, &t.Topic, &t.Pending, &t.OldestAge}, func() {
 		s.Pending += t.Pending
-		s.AtLeast = s.Pending >= countMost
+		s.AtLeast = s.Pending >= int64(most)
 		s.OldestAge = max(s.OldestAge, t.OldestAge)
 		if bucket < len(s.Buckets) {
 			b := &s.Buckets[bucket]
@@ -174,8 +183,8 @@ func (s *Status) readSlots(ctx context.Context, db sql.Querier) error {
 	return each(ctx, db, sql.OutboxStatusSlots, nil, []any{&p.Slot, &p.Current, &p.Bytes, &p.CurrentAge}, func() { s.Slots = append(s.Slots, p) })
 }
 
-func (s *Status) readTotals(ctx context.Context, db sql.Querier) error {
-	return db.QueryRow(ctx, sql.OutboxStatusTotals).Scan(&s.Dead, &s.Scheduled, &s.NextDue, &s.MaxPending, &s.Direct)
+func (s *Status) readTotals(ctx context.Context, db sql.Querier, most int) error {
+	return db.QueryRow(ctx, sql.OutboxStatusTotals, most).Scan(&s.Dead, &s.Scheduled, &s.NextDue, &s.MaxPending, &s.Direct)
 }
 
 func (s *Status) readGuards(ctx context.Context, db sql.Querier) error {

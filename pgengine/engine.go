@@ -156,6 +156,9 @@ func (e *Engine) checkChildren() (problems []error) {
 // Pool is the pool the engine works with.
 func (e *Engine) Pool() *pgxpool.Pool { return e.pool }
 
+// Codec is what payloads go through; nil: they are stored as they are.
+func (e *Engine) Codec() *codec.Codec { return e.codec }
+
 // Logger is the engine's logger.
 func (e *Engine) Logger() *slog.Logger { return e.log }
 

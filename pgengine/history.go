@@ -62,10 +62,12 @@ func (e *Engine) History(ctx context.Context, id string) (Status, []Entry, error
 	if err != nil {
 		return s, nil, err
 	}
-	return s, s.history(messages), nil
+	return s, s.Events(messages), nil
 }
 
-func (s Status) history(messages []MessageStatus) (events []Entry) {
+// Events are what [Engine.History] tells, of what Get has given and Messages tells. What was taken out of s, such as results that
+// not everybody may see, is not told.
+func (s Status) Events(messages []MessageStatus) (events []Entry) {
 	add := func(at *time.Time, e Entry) {
 		if at != nil {
 			e.At = *at

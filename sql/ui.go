@@ -22,4 +22,10 @@ var (
 	UIBacklog string
 	//go:embed queries/ui_messages.sql
 	UIMessages string
+	//go:embed queries/no_jit.sql
+	NoJIT string
+	//go:embed queries/ui_names.sql
+	UINames string
+	//go:embed queries/ui_versions.sql
+	UIVersions string
 )

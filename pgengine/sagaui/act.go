@@ -39,7 +39,7 @@ type confirmation struct {
 	Token    string
 	Seen     string
 	Back     string // leads to the subject, from two levels above the form
-	Form     form
+	Form     Ask
 	Steps    []string // one of which it asks for
 	Asked    []Wait
 	Signals  []string
@@ -84,30 +84,41 @@ func (c *console) confirm(w http.ResponseWriter, r *http.Request, kind subjectKi
 		return
 	}
 	q := r.URL.Query()
-	c.ask(w, r, http.StatusOK, a, s, form{Step: q.Get("step"), Outcome: q.Get("outcome"), Signal: q.Get("signal")}, "")
+	c.ask(w, r, http.StatusOK, a, s, Ask{Step: q.Get("step"), Outcome: q.Get("outcome"), Signal: q.Get("signal")}, "")
 }
 
-// prepare finds the action and its subject, and whether the one may be done to the other.
+// prepare finds the action and its subject, and whether the one may and can be done to the other.
 func (c *console) prepare(r *http.Request, kind subjectKind) (*action, *subject, error) {
+	a, s, err := c.permitted(r, kind)
+	if err == nil {
+		err = a.can(s)
+	}
+	return a, s, err
+}
+
+// can says why an action can't be done as things stand.
+func (a *action) can(s *subject) error {
+	if why := a.whyNot(s); why != "" {
+		return &refusal{code: http.StatusConflict, say: "Nothing was done. " + why}
+	}
+	return nil
+}
+
+// permitted finds the action and its subject, and whether the one may be done to the other by whoever asks.
+func (c *console) permitted(r *http.Request, kind subjectKind) (*action, *subject, error) {
 	a := actionOf(kind.on, r.PathValue("action"))
 	if a == nil {
-		return nil, nil, &refusal{http.StatusNotFound, "There is no such action."}
+		return nil, nil, &refusal{code: http.StatusNotFound, say: "There is no such action."}
 	}
 	s, err := kind.load(c, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := c.permit(r, a.name, s.status()); err != nil {
-		return nil, nil, err
-	}
-	if why := a.whyNot(s); why != "" {
-		return nil, nil, &refusal{http.StatusConflict, "Nothing was done. " + why}
-	}
-	return a, s, nil
+	return a, s, c.permit(r, a.name, s.status())
 }
 
 // ask shows the form.
-func (c *console) ask(w http.ResponseWriter, r *http.Request, code int, a *action, s *subject, f form, problem string) {
+func (c *console) ask(w http.ResponseWriter, r *http.Request, code int, a *action, s *subject, f Ask, problem string) {
 	p := confirmation{Action: a, Title: a.title, On: s.words(), Foretold: a.foretell(s), Problem: problem, Seen: s.seen(), Back: s.name(), Form: f}
 	if s.saga != nil {
 		p.Asked, p.Signals = s.saga.asked(), s.saga.signals()
@@ -154,13 +165,13 @@ func (s *subject) words() string {
 func (c *console) act(w http.ResponseWriter, r *http.Request, kind subjectKind) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := r.ParseForm(); err != nil {
-		c.fail(w, r, &refusal{http.StatusBadRequest, "The form can't be read: nothing was done."})
+		c.fail(w, r, &refusal{code: http.StatusBadRequest, say: "The form can't be read: nothing was done."})
 		return
 	}
 	cookie, err := r.Cookie(tokenCookie)
 	token := r.PostForm.Get("token")
 	if err != nil || token == "" || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(token)) != 1 {
-		c.fail(w, r, &refusal{http.StatusForbidden, "This form was not made by this console, or is from another session: nothing was done. Open the page again."})
+		c.fail(w, r, &refusal{code: http.StatusForbidden, say: "This form was not made by this console, or is from another session: nothing was done. Open the page again."})
 		return
 	}
 	a, s, err := c.prepare(r, kind)
@@ -169,7 +180,7 @@ func (c *console) act(w http.ResponseWriter, r *http.Request, kind subjectKind) 
 		return
 	}
 	v := r.PostForm
-	f := form{
+	f := Ask{
 		Reason: v.Get("reason"), Seen: v.Get("seen"), Step: v.Get("step"), Outcome: v.Get("outcome"), Signal: v.Get("signal"), Key: v.Get("key"),
 		Result: raw(v.Get("result")), Payload: raw(v.Get("payload")),
 	}
@@ -184,7 +195,7 @@ func (c *console) act(w http.ResponseWriter, r *http.Request, kind subjectKind) 
 		c.ask(w, r, http.StatusConflict, a, s, f, "Nothing was done: since you opened this page, things have moved on. Below is what the action would do now.")
 		return
 	}
-	if err := c.perform(r, a, s, f); err != nil {
+	if _, err := c.perform(r, a, s, f); err != nil {
 		told := c.told(r.Context(), err)
 		if told.code == http.StatusInternalServerError {
 			c.fail(w, r, told)
@@ -212,7 +223,7 @@ func raw(s string) json.RawMessage {
 }
 
 // check says what is wrong with what an action was told; "": nothing.
-func (a *action) check(f form) string {
+func (a *action) check(f Ask) string {
 	switch {
 	case strings.TrimSpace(f.Reason) == "":
 		return "Give a reason: it is kept in the saga's record."
@@ -233,10 +244,11 @@ func (a *action) check(f form) string {
 }
 
 // perform does it, and keeps who did it and why.
-func (c *console) perform(r *http.Request, a *action, s *subject, f form) error {
+func (c *console) perform(r *http.Request, a *action, s *subject, f Ask) (Done, error) {
+	done := Done{Action: a.name, Did: a.did}
 	actor := c.Actor(r)
 	by := pgengine.By{Actor: actor, Reason: strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(f.Reason, "\x00", ""), "?"))}
-	err := sql.InTx(r.Context(), c.engine.Pool(), func(tx pgx.Tx) error { return a.do(r.Context(), c, tx, s, f, by) })
+	err := sql.InTx(r.Context(), c.engine.Pool(), func(tx pgx.Tx) error { return a.do(r.Context(), c, tx, s, f, by, &done) })
 	c.Logger.InfoContext(context.WithoutCancel(r.Context()), "console: acted", "action", a.name, "on", s.words(), "actor", actor, "reason", f.Reason, "step", f.Step, "outcome", f.Outcome, "signal", f.Signal, "error", err)
-	return answered(err)
+	return done, answered(err)
 }

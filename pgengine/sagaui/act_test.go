@@ -277,11 +277,11 @@ func TestRefusals(t *testing.T) {
 	}
 	retry := b.form("sagas/" + trip + "/do/retry")
 	retry.Set("reason", "first")
-	b.post("sagas/"+trip+"/do/retry", retry)
 	was, err := w.Engine.Get(t.Context(), trip)
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.post("sagas/"+trip+"/do/retry", retry)
 	w.Until(trip, "stuck again", func(s pgengine.Status) bool { return s.State == pgengine.Stuck && len(s.Attempts) > len(was.Attempts) })
 	if a := b.post("sagas/"+trip+"/do/retry", retry); a.StatusCode != 409 || !strings.Contains(a.body, "moved on") {
 		t.Errorf("the form of a while ago: %s", a.Status)

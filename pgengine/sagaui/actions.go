@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/inbox"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/pgengine"
@@ -71,8 +72,16 @@ func loadOutboxLetter(c *console, r *http.Request) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := outbox.DeadLetter(r.Context(), c.engine.Pool(), id)
+	d, err := outbox.DeadLetter(c.reading(r), c.engine.Pool(), id)
 	return &subject{outbox: &d}, err
+}
+
+// reading is the context to read a letter in: only for whoever may see payloads are they decoded.
+func (c *console) reading(r *http.Request) context.Context {
+	if of := c.engine.Codec(); of != nil && c.may(r, Payloads, nil) == nil {
+		return codec.With(r.Context(), of, "")
+	}
+	return r.Context()
 }
 
 func loadInboxLetter(c *console, r *http.Request) (*subject, error) {
@@ -80,15 +89,16 @@ func loadInboxLetter(c *console, r *http.Request) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := inbox.Dead(r.Context(), c.engine.Pool(), id)
+	d, err := inbox.Dead(c.reading(r), c.engine.Pool(), id)
 	return &subject{inbox: &d}, err
 }
 
-// form is what an action is told.
-type form struct {
+// Ask is what an action is told, in JSON.
+type Ask struct {
 	Reason  string          `json:"reason"`
-	Seen    string          `json:"seen,omitempty"` // of the subject; "": whatever it has become
+	Seen    string          `json:"seen,omitempty"` // as the answer before said; "": however things stand; see also Whatever
 	Step    string          `json:"step,omitempty"`
+	Steps   []string        `json:"steps,omitempty"` // of a restart: further ones to begin with
 	Outcome string          `json:"outcome,omitempty"`
 	Result  json.RawMessage `json:"result,omitempty"`
 	Signal  string          `json:"signal,omitempty"`
@@ -109,7 +119,8 @@ type action struct {
 	// foretell says what it will do.
 	foretell func(*subject) []string
 	steps    func(*Saga) []string // that can be chosen, of a field step
-	do       func(context.Context, *console, pgx.Tx, *subject, form, pgengine.By) error
+	// do does it, and tells what it has made.
+	do func(context.Context, *console, pgx.Tx, *subject, Ask, pgengine.By, *Done) error
 }
 
 // actions is the one table of what can be done.
@@ -123,7 +134,10 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellRetry() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, _ *Done) error {
+			if f.Step != "" {
+				return c.engine.RetryStep(ctx, tx, s.saga.ID, f.Step, by)
+			}
 			return c.engine.Retry(ctx, tx, s.saga.ID, by)
 		},
 	},
@@ -136,7 +150,7 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellResolve() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Resolve(ctx, tx, s.saga.ID, f.Step, pgengine.Resolution{Outcome: pgengine.Outcome(f.Outcome), Result: f.Result}, by)
 		},
 	},
@@ -154,7 +168,7 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellSignal() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, _ *Done) error {
 			return c.engine.SignalJSON(ctx, tx, pgengine.ID(s.saga.ID), f.Signal, f.Payload, &pgengine.SignalOptions{Key: f.Key, By: by})
 		},
 	},
@@ -170,7 +184,7 @@ var actions = []action{
 			return ""
 		},
 		foretell: func(s *subject) []string { return s.saga.foretellCancel() },
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Cancel(ctx, tx, s.saga.ID, by)
 		},
 	},
@@ -189,7 +203,7 @@ var actions = []action{
 			return []string{"What has begun ends, and nothing else begins until it is resumed: neither steps nor undos nor attempts.",
 				"Time goes on: a deadline that passes turns it back. Its children are not paused."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Pause(ctx, tx, s.saga.ID, by)
 		},
 	},
@@ -204,7 +218,7 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"It goes on where it stands. Timers that fell due, signals and ends of children that came meanwhile are seen to now."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Resume(ctx, tx, s.saga.ID, by)
 		},
 	},
@@ -226,7 +240,7 @@ var actions = []action{
 			}
 			return lines
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Skip(ctx, tx, s.saga.ID, f.Step, by)
 		},
 	},
@@ -248,7 +262,7 @@ var actions = []action{
 			}
 			return append(lines, "It ends compensated, with the note that nothing was undone.")
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return c.engine.Abandon(ctx, tx, s.saga.ID, by)
 		},
 	},
@@ -270,8 +284,9 @@ var actions = []action{
 				"Of all other steps it takes over what became of them; if it turns back, it undoes them.",
 				"What this saga did at and after that step, and has not undone, stays, and is done again."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f form, by pgengine.By) error {
-			_, err := c.engine.Restart(ctx, tx, s.saga.ID, []string{f.Step}, by)
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, f Ask, by pgengine.By, done *Done) error {
+			made, err := c.engine.Restart(ctx, tx, s.saga.ID, append([]string{f.Step}, f.Steps...), by)
+			done.Saga, done.Version, done.Existed = made.ID, made.Version, made.Existed
 			return err
 		},
 	},
@@ -286,7 +301,7 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"It starts nothing until it is resumed. Sagas that it has started go on."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return c.engine.PauseSchedule(ctx, tx, s.schedule.Name, by)
 		},
 	},
@@ -301,7 +316,7 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"It goes on with the slots that are yet to come: those of the pause were not missed."}
 		},
-		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, c *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return c.engine.ResumeSchedule(ctx, tx, s.schedule.Name, by)
 		},
 	},
@@ -315,8 +330,9 @@ var actions = []action{
 			}
 			return append(lines, "Its key has gone on without it: it may arrive after later messages of the key.")
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
-			_, err := outbox.Redrive(ctx, tx, s.outbox.ID, by)
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, done *Done) error {
+			again, err := outbox.Redrive(ctx, tx, s.outbox.ID, by)
+			done.Message, done.Ordered = again.ID, again.Ordered
 			return err
 		},
 	},
@@ -330,7 +346,7 @@ var actions = []action{
 			}
 			return lines
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			return outbox.Drop(ctx, tx, s.outbox.ID, by)
 		},
 	},
@@ -346,7 +362,7 @@ var actions = []action{
 			return []string{"A running consumer named " + s.inbox.Consumer + " handles the message again, within a second or two.",
 				"It takes effect once; if it fails again, it comes back here.", "Other messages of its key do not wait for it."}
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			ids, err := inbox.Redrive(ctx, tx, by, s.inbox.ID)
 			return touched(ids, err)
 		},
@@ -357,7 +373,7 @@ var actions = []action{
 		foretell: func(*subject) []string {
 			return []string{"The message is forgotten. It has had no effect, and will have none, also if the broker delivers it again."}
 		},
-		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ form, by pgengine.By) error {
+		do: func(ctx context.Context, _ *console, tx pgx.Tx, s *subject, _ Ask, by pgengine.By, _ *Done) error {
 			ids, err := inbox.Drop(ctx, tx, by, s.inbox.ID)
 			return touched(ids, err)
 		},

@@ -23,13 +23,21 @@ func serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
 
 // apiError is every answer that is no success.
 type apiError struct {
-	Error string `json:"error"`
+	Error string `json:"error"`           // for people
+	Cause string `json:"cause,omitempty"` // what the engine said, as it would to a program
 }
 
-// apiDone is the answer to an action.
-type apiDone struct {
+// Done is the answer to an action, in JSON.
+type Done struct {
 	Action string `json:"action"`
 	Did    string `json:"did"`
+	// Of a restart: the saga that goes on, and whether it had been started before.
+	Saga    string `json:"saga,omitempty"`
+	Version int    `json:"version,omitempty"`
+	Existed bool   `json:"existed,omitempty"`
+	// Of a message that is published again: its number now, and whether no later one of its key has left before it.
+	Message int64 `json:"message,omitempty"`
+	Ordered bool  `json:"ordered,omitempty"`
 }
 
 // apiActions is what can be done to something as it stands.
@@ -66,38 +74,49 @@ func (c *console) jsonActions(w http.ResponseWriter, r *http.Request, kind subje
 	writeJSON(w, http.StatusOK, apiActions{s.seen(), c.offers(r, s)})
 }
 
+// Whatever, as what was seen, leaves it to the engine to say whether something can be done, as the command line does, which has not looked
+// before.
+const Whatever = "*"
+
 // jsonAct does what JSON asks for. That it says it is JSON protects whoever is logged in by a cookie or by basic auth: a form
 // of another site cannot say so.
 func (c *console) jsonAct(w http.ResponseWriter, r *http.Request, kind subjectKind) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		c.fail(w, r, &refusal{http.StatusUnsupportedMediaType, "Send JSON, with Content-Type: application/json."})
+		c.fail(w, r, &refusal{code: http.StatusUnsupportedMediaType, say: "Send JSON, with Content-Type: application/json."})
 		return
 	}
-	a, s, err := c.prepare(r, kind)
+	a, s, err := c.permitted(r, kind)
 	if err != nil {
 		c.fail(w, r, err)
 		return
 	}
-	var f form
+	var f Ask
 	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	in.DisallowUnknownFields()
 	if err := in.Decode(&f); err != nil {
-		c.fail(w, r, &refusal{http.StatusBadRequest, "The JSON can't be read: " + plain(clip(err.Error(), 200))})
+		c.fail(w, r, &refusal{code: http.StatusBadRequest, say: "The JSON can't be read: " + plain(clip(err.Error(), 200))})
 		return
 	}
 	if problem := a.check(f); problem != "" {
-		c.fail(w, r, &refusal{http.StatusUnprocessableEntity, problem})
+		c.fail(w, r, &refusal{code: http.StatusUnprocessableEntity, say: problem})
 		return
 	}
-	if f.Seen != "" && f.Seen != s.seen() {
-		c.fail(w, r, &refusal{http.StatusConflict, "Nothing was done: things have moved on since. Ask for the actions again."})
-		return
+	if f.Seen != Whatever {
+		if err := a.can(s); err != nil {
+			c.fail(w, r, err)
+			return
+		}
+		if f.Seen != "" && f.Seen != s.seen() {
+			c.fail(w, r, &refusal{code: http.StatusConflict, say: "Nothing was done: things have moved on since. Ask for the actions again."})
+			return
+		}
 	}
-	if err := c.perform(r, a, s, f); err != nil {
+	done, err := c.perform(r, a, s, f)
+	if err != nil {
 		c.fail(w, r, err)
 		return
 	}
-	writeJSON(w, http.StatusAccepted, apiDone{a.name, a.did})
+	writeJSON(w, http.StatusAccepted, done)
 }
 
 // answered tells what the engine refuses, for a reason that the one who asked can read, from what went wrong.

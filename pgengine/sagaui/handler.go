@@ -118,7 +118,7 @@ func (c *console) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
-		c.fail(w, r, &refusal{http.StatusForbidden, "This request came from another site's page, and nothing was done."})
+		c.fail(w, r, &refusal{code: http.StatusForbidden, say: "This request came from another site's page, and nothing was done."})
 		return
 	}
 	handler, pattern := c.mux.Handler(r)
@@ -127,10 +127,10 @@ func (c *console) serve(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(&status, r)
 		if status.code == http.StatusMethodNotAllowed {
 			h.Set("Allow", status.header.Get("Allow"))
-			c.fail(w, r, &refusal{status.code, "This address does not take " + r.Method + "."})
+			c.fail(w, r, &refusal{code: status.code, say: "This address does not take " + r.Method + "."})
 			return
 		}
-		c.fail(w, r, &refusal{http.StatusNotFound, "There is no such page."})
+		c.fail(w, r, &refusal{code: http.StatusNotFound, say: "There is no such page."})
 		return
 	}
 	if !strings.HasPrefix(r.URL.Path, "/assets/") {
@@ -165,8 +165,9 @@ func root(r *http.Request) string {
 
 // refusal is an error that a person is told of.
 type refusal struct {
-	code int
-	say  string
+	code  int
+	say   string
+	cause string // what the engine said; "": it was not asked, or it is for the log alone
 }
 
 func (e *refusal) Error() string { return e.say }
@@ -186,52 +187,60 @@ func (c *console) may(r *http.Request, action string, saga *pgengine.Status) err
 		if action == View {
 			return nil
 		}
-		return &refusal{http.StatusForbidden, "This console only shows: it was set up without Options.Authorize."}
+		return &refusal{code: http.StatusForbidden, say: "This console only shows: it was set up without Options.Authorize."}
 	}
 	if err := c.Authorize(r, action, saga); err != nil {
-		return &refusal{http.StatusForbidden, "You may not do this (" + action + "): " + err.Error()}
+		return &refusal{code: http.StatusForbidden, say: "You may not do this (" + action + "): " + err.Error()}
 	}
 	return nil
 }
 
-// told is how an error is answered: its code, and what a person is told.
+// told is how an error is answered: its code, and what a person and a program are told.
 func (c *console) told(ctx context.Context, err error) *refusal {
-	var r *refusal
-	switch {
-	case errors.As(err, &r):
+	if r, ok := errors.AsType[*refusal](err); ok {
 		return r
+	}
+	r := c.explain(ctx, err)
+	if r.code < http.StatusInternalServerError {
+		r.cause = plain(clip(err.Error(), 2000))
+	}
+	return r
+}
+
+func (c *console) explain(ctx context.Context, err error) *refusal {
+	switch {
 	case errors.Is(err, pgengine.ErrNotFound):
-		return &refusal{http.StatusNotFound, "There is no such saga: it was never started, or has left the archive."}
+		return &refusal{code: http.StatusNotFound, say: "There is no such saga: it was never started, or has left the archive."}
 	case errors.Is(err, pgengine.ErrUnknownSaga):
-		return &refusal{http.StatusNotFound, "There is no such definition."}
+		return &refusal{code: http.StatusNotFound, say: "There is no such definition."}
 	case errors.Is(err, outbox.ErrNotDead), errors.Is(err, inbox.ErrNoDeadLetter):
-		return &refusal{http.StatusNotFound, "There is no such dead letter: it was redriven, or dropped."}
+		return &refusal{code: http.StatusNotFound, say: "There is no such dead letter: it was redriven, or dropped."}
 	case errors.Is(err, pgengine.ErrEnded):
-		return &refusal{http.StatusConflict, "The saga has ended meanwhile: there is nothing left to do."}
+		return &refusal{code: http.StatusConflict, say: "The saga has ended meanwhile: there is nothing left to do."}
 	case errors.Is(err, pgengine.ErrNotParked):
-		return &refusal{http.StatusConflict, "The step does not wait for an operator any more."}
+		return &refusal{code: http.StatusConflict, say: "The step does not wait for an operator any more."}
 	case errors.Is(err, pgengine.ErrNoRestart):
-		return &refusal{http.StatusConflict, "Refused: " + plain(clip(err.Error(), 500))}
+		return &refusal{code: http.StatusConflict, say: "Refused: " + plain(clip(err.Error(), 500))}
 	case errors.Is(err, pgengine.ErrNoSchedule):
-		return &refusal{http.StatusNotFound, "There is no such schedule."}
+		return &refusal{code: http.StatusNotFound, say: "There is no such schedule."}
 	case errors.Is(err, pgengine.ErrNoSignal):
-		return &refusal{http.StatusConflict, "No step of the saga awaits a signal of that name."}
+		return &refusal{code: http.StatusConflict, say: "No step of the saga awaits a signal of that name."}
 	case errors.Is(err, pgengine.ErrTooLarge):
-		return &refusal{http.StatusRequestEntityTooLarge, "The payload is too large."}
+		return &refusal{code: http.StatusRequestEntityTooLarge, say: "The payload is too large."}
 	case errors.As(err, new(*asked)):
-		return &refusal{http.StatusUnprocessableEntity, "Refused: " + plain(clip(err.Error(), 500))}
+		return &refusal{code: http.StatusUnprocessableEntity, say: "Refused: " + plain(clip(err.Error(), 500))}
 	case ctx.Err() != nil:
-		return &refusal{http.StatusServiceUnavailable, "The request was given up."}
+		return &refusal{code: http.StatusServiceUnavailable, say: "The request was given up."}
 	}
 	c.Logger.ErrorContext(ctx, "console", "error", err)
-	return &refusal{http.StatusInternalServerError, "Something went wrong; the console's log has the reason."}
+	return &refusal{code: http.StatusInternalServerError, say: "Something went wrong; the console's log has the reason."}
 }
 
 // fail answers with an error, as a page or as JSON.
 func (c *console) fail(w http.ResponseWriter, r *http.Request, err error) {
 	told := c.told(r.Context(), err)
 	if strings.HasPrefix(r.URL.Path, apiRoot) {
-		writeJSON(w, told.code, apiError{told.say})
+		writeJSON(w, told.code, apiError{told.say, told.cause})
 		return
 	}
 	c.render(w, r, told.code, "error", fmt.Sprint(told.code, " ", http.StatusText(told.code)), 0, told)

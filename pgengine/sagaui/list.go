@@ -20,7 +20,8 @@ import (
 
 // How many rows are looked at for a page of the list. A search for words reads steps, too.
 const (
-	lookAt      = 20_000
+	lookAt      = 10_000
+	lookAtOpen  = 5_000 // of those that have not ended, each of which is looked up
 	lookAtWords = 2_000
 	perPage     = 50
 )
@@ -90,18 +91,21 @@ func (c *console) list(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := c.find(r.Context(), q)
+	var l *List
+	err = c.reads(r.Context(), func(tx pgx.Tx) error {
+		if l, err = c.find(r.Context(), tx, q); err != nil {
+			return err
+		}
+		rows, err := tx.Query(r.Context(), sql.UINames)
+		if err != nil {
+			return err
+		}
+		l.Names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	versions, err := c.engine.Versions(r.Context(), "")
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range versions {
-		l.Names = append(l.Names, v.Name)
-	}
-	l.Names = slices.Compact(l.Names)
 	l.links()
 	return l, nil
 }
@@ -138,7 +142,7 @@ var filters = []string{"state", "name", "version", "tag", "key", "text", "older"
 // parseQuery reads the list's URL. What it does not know it refuses by name: a filter that is dropped shows too much.
 func parseQuery(v url.Values) (q query, err error) {
 	bad := func(name, why string) (query, error) {
-		return q, &refusal{http.StatusBadRequest, name + "=" + plain(clip(v.Get(name), 80)) + ": " + why}
+		return q, &refusal{code: http.StatusBadRequest, say: name + "=" + plain(clip(v.Get(name), 80)) + ": " + why}
 	}
 	for name, values := range v {
 		for _, value := range values {
@@ -237,6 +241,9 @@ func (q query) statement(now time.Time) (string, []any) {
 		stuck = stuck && s == pgengine.Stuck
 	}
 	window := lookAt
+	if open {
+		window = lookAtOpen
+	}
 	var like *string
 	if q.Text != "" {
 		window = lookAtWords
@@ -269,11 +276,11 @@ func given[T comparable](v T) *T {
 	return &v
 }
 
-func (c *console) find(ctx context.Context, q query) (*List, error) {
+func (c *console) find(ctx context.Context, tx pgx.Tx, q query) (*List, error) {
 	q.Limit = cmp.Or(q.Limit, perPage)
 	statement, args := q.statement(time.Now())
 	// A plan for any arguments would have to read the table for those that are null.
-	rows, err := c.engine.Pool().Query(ctx, statement, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+	rows, err := tx.Query(ctx, statement, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsagaz/pgsagaz/inbox"
 	"github.com/pgsagaz/pgsagaz/outbox"
 )
@@ -46,7 +48,7 @@ func (c *console) outbox(r *http.Request) (any, error) {
 		return nil, err
 	}
 	o := Outbox{Topic: q.Get("topic"), Key: q.Get("key")}
-	if o.Status, err = outbox.GetStatus(r.Context(), c.engine.Pool()); err != nil {
+	if o.Status, err = outbox.Glance(r.Context(), c.engine.Pool(), mostCounted); err != nil {
 		return nil, err
 	}
 	o.Letters, err = outbox.DeadLetters(r.Context(), c.engine.Pool(), outbox.DeadFilter{Topic: o.Topic, Key: o.Key, Before: before, Limit: perPage})
@@ -72,7 +74,7 @@ func number(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
-		return 0, &refusal{http.StatusNotFound, "There is no dead letter of that number."}
+		return 0, &refusal{code: http.StatusNotFound, say: "There is no dead letter of that number."}
 	}
 	return n, nil
 }
@@ -115,17 +117,19 @@ func (c *console) inbox(r *http.Request) (any, error) {
 		return nil, err
 	}
 	i := Inbox{Consumer: q.Get("consumer"), Letters: []InboxLetter{}}
-	if i.State, err = inbox.Status(r.Context(), c.engine.Pool()); err != nil {
+	err = c.reads(r.Context(), func(tx pgx.Tx) (err error) {
+		i.State, err = inbox.Status(r.Context(), tx)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	dead, err := inbox.DeadLetters(r.Context(), c.engine.Pool(), inbox.DeadFilter{Consumer: i.Consumer, After: after, Limit: perPage})
+	dead, err := inbox.DeadLetters(r.Context(), c.engine.Pool(), inbox.DeadFilter{Consumer: i.Consumer, After: after, Limit: perPage, Heads: true})
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range dead {
-		l := letterOf(d)
-		l.Message.Payload, l.Message.Headers = nil, nil // one at a time
-		i.Letters = append(i.Letters, l)
+		i.Letters = append(i.Letters, letterOf(d))
 	}
 	if len(dead) == perPage {
 		i.Next = dead[perPage-1].ID
@@ -146,6 +150,7 @@ type InboxLetter struct {
 	DiedAt    time.Time     `json:"died_at"`
 	Redrives  int           `json:"redrives"`
 	Redriving bool          `json:"redriving"`
+	Bytes     int           `json:"bytes"`              // of the payload as it is stored
 	Withheld  bool          `json:"withheld,omitempty"` // the payload, for want of permission
 
 	Body    text    `json:"-"`
@@ -155,6 +160,7 @@ type InboxLetter struct {
 type letterMessage struct {
 	ID      string            `json:"id"`
 	Source  string            `json:"source,omitempty"`
+	Attempt string            `json:"attempt,omitempty"` // of one that was sent again on purpose
 	Topic   string            `json:"topic"`
 	Key     string            `json:"key,omitempty"`
 	Type    string            `json:"type,omitempty"`
@@ -166,8 +172,9 @@ func letterOf(d inbox.DeadLetter) InboxLetter {
 	m := d.Message
 	return InboxLetter{
 		ID: d.ID, Consumer: d.Consumer, EventID: d.EventID,
-		Message: letterMessage{m.ID, m.Source, m.Topic, m.Key, m.Type, m.Headers, m.Payload},
+		Message: letterMessage{m.ID, m.Source, m.Attempt, m.Topic, m.Key, m.Type, m.Headers, m.Payload},
 		Reason:  d.Reason, Error: d.Error, Attempts: d.Attempts, FirstAt: d.FirstAt, DiedAt: d.DiedAt, Redrives: d.Redrives, Redriving: d.Redriving,
+		Bytes: d.Size,
 	}
 }
 

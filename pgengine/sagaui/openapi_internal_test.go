@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write openapi.json anew")
 
 // answers are the structs of the pages, by their paths below the root.
 var answers = map[string]any{
-	"/overview": Overview{}, "/sagas": List{}, "/sagas/{id}": Saga{}, "/definitions": Definitions{}, "/definitions/{name}/{version}": Definition{},
+	"/overview": Overview{}, "/sagas": List{}, "/sagas/{id}": Saga{}, "/sagas/{id}/history": History{}, "/definitions": Definitions{}, "/definitions/{name}/{version}": Definition{},
 	"/schedules": Schedules{}, "/schedules/{id}": Schedule{}, "/outbox": Outbox{}, "/outbox/{id}": OutboxLetter{}, "/inbox": Inbox{}, "/inbox/{id}": InboxLetter{},
 }
 
@@ -140,8 +140,8 @@ func document() object {
 		in[len(in)-1].(object)["schema"] = object{"type": "string", "enum": names}
 		paths[apiRoot+k.api+"/actions/{action}"] = object{"post": object{
 			"summary": "Do something", "description": "Actions, and what they need: " + strings.Join(does, "; ") + ".", "operationId": "act_" + k.on,
-			"parameters": in, "requestBody": object{"required": true, "content": object{"application/json": object{"schema": s.of(reflect.TypeFor[form]())}}},
-			"responses": reply("202", "it was asked for", apiDone{}),
+			"parameters": in, "requestBody": object{"required": true, "content": object{"application/json": object{"schema": s.of(reflect.TypeFor[Ask]())}}},
+			"responses": reply("202", "it was asked for", Done{}),
 		}}
 	}
 	paths[apiRoot+"/openapi.json"] = object{"get": object{"summary": "This document", "operationId": "openapi", "responses": object{

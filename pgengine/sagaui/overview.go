@@ -15,7 +15,8 @@ import (
 
 // What bounds the overview's statements, whatever lies in the tables.
 const (
-	mostCounted = 10_000 // open sagas, messages
+	mostCounted = 10_000 // messages
+	mostOpen    = 3_000  // sagas that have not ended
 	mostRecent  = 5_000  // sagas whose times are looked at
 	mostListed  = 8      // of each short list
 )
@@ -23,7 +24,7 @@ const (
 // Overview is how everything stands.
 type Overview struct {
 	Stuck    []Head                   `json:"stuck"`  // the last started first
-	Open     map[pgengine.State]int   `json:"open"`   // how many have not ended; each stops at 10,000
+	Open     map[pgengine.State]int   `json:"open"`   // how many have not ended; of a crowd 3,000 and those that are stuck
 	Oldest   []Head                   `json:"oldest"` // of those that have not ended
 	Recent   []Recent                 `json:"recent"`
 	Workers  []Worker                 `json:"workers"`
@@ -73,50 +74,63 @@ var states = []pgengine.State{
 	pgengine.Stuck, pgengine.Running, pgengine.Failing, pgengine.Compensating, pgengine.Completed, pgengine.Compensated,
 }
 
-func (c *console) overview(r *http.Request) (any, error) {
-	ctx, pool := r.Context(), c.engine.Pool()
-	o := Overview{Open: map[pgengine.State]int{}}
-	stuck, err := c.find(ctx, query{States: []pgengine.State{pgengine.Stuck}, Limit: mostListed})
-	if err != nil {
-		return nil, err
-	}
-	o.Stuck = stuck.Sagas
+// reads runs f in a transaction that only reads.
+func (c *console) reads(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, c.engine.Pool(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sql.NoJIT); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
 
-	rows, err := pool.Query(ctx, sql.UIOpenCount, mostCounted)
-	if err != nil {
-		return nil, err
-	}
-	var state pgengine.State
-	var n int
-	if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error { o.Open[state] = n; return nil }); err != nil {
-		return nil, err
-	}
-	if rows, err = pool.Query(ctx, sql.UIOldest, mostListed); err != nil {
-		return nil, err
-	}
-	if o.Oldest, err = pgx.CollectRows(rows, scanHead); err != nil {
-		return nil, err
-	}
-	if rows, err = pool.Query(ctx, sql.UIRecent, mostRecent); err != nil {
-		return nil, err
-	}
-	if o.Recent, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Recent]); err != nil {
-		return nil, err
-	}
-	if o.Workers, err = c.workers(ctx); err != nil {
-		return nil, err
-	}
-	if o.Versions, err = c.engine.Versions(ctx, ""); err != nil {
-		return nil, err
-	}
-	b := &o.Backlog
-	err = pool.QueryRow(ctx, sql.UIBacklog, mostCounted).Scan(&b.Pending, &b.Stuck, &b.Dead, &b.Scheduled, &b.Relays, &b.Failing, &b.InboxDead)
+func (c *console) overview(r *http.Request) (any, error) {
+	o := Overview{Open: map[pgengine.State]int{}}
+	err := c.reads(r.Context(), func(tx pgx.Tx) error { return c.fill(r.Context(), tx, &o) })
 	o.Alerts = o.alerts()
 	return o, err
 }
 
-func (c *console) workers(ctx context.Context) ([]Worker, error) {
-	rows, err := c.engine.Pool().Query(ctx, sql.WorkerList)
+func (c *console) fill(ctx context.Context, tx pgx.Tx, o *Overview) error {
+	stuck, err := c.find(ctx, tx, query{States: []pgengine.State{pgengine.Stuck}, Limit: mostListed})
+	if err != nil {
+		return err
+	}
+	o.Stuck = stuck.Sagas
+
+	rows, err := tx.Query(ctx, sql.UIOpenCount, mostOpen)
+	if err != nil {
+		return err
+	}
+	var state pgengine.State
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error { o.Open[state] = n; return nil }); err != nil {
+		return err
+	}
+	if rows, err = tx.Query(ctx, sql.UIOldest, mostListed); err != nil {
+		return err
+	}
+	if o.Oldest, err = pgx.CollectRows(rows, scanHead); err != nil {
+		return err
+	}
+	if rows, err = tx.Query(ctx, sql.UIRecent, mostRecent); err != nil {
+		return err
+	}
+	if o.Recent, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Recent]); err != nil {
+		return err
+	}
+	if o.Workers, err = workers(ctx, tx); err != nil {
+		return err
+	}
+	if o.Versions, _, err = c.versions(ctx, tx, ""); err != nil {
+		return err
+	}
+	b := &o.Backlog
+	return tx.QueryRow(ctx, sql.UIBacklog, mostCounted).Scan(&b.Pending, &b.Stuck, &b.Dead, &b.Scheduled, &b.Relays, &b.Failing, &b.InboxDead)
+}
+
+func workers(ctx context.Context, db sql.Querier) ([]Worker, error) {
+	rows, err := db.Query(ctx, sql.WorkerList)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ var pages = []page{
 	{html: "/{$}", api: "/overview", template: "overview", title: "Overview", load: (*console).overview, live: true},
 	{html: "/sagas", api: "/sagas", template: "list", title: "Sagas", load: (*console).list, live: true},
 	{html: "/sagas/{id}", api: "/sagas/{id}", template: "saga", title: "Saga", load: (*console).saga, live: true},
+	{api: "/sagas/{id}/history", title: "History", load: (*console).history},
 	{html: "/definitions", api: "/definitions", template: "definitions", title: "Definitions", load: (*console).definitions},
 	{html: "/definitions/{name}/{version}", api: "/definitions/{name}/{version}", template: "definition", title: "Definition", load: (*console).definition},
 	{html: "/schedules", api: "/schedules", template: "schedules", title: "Schedules", load: (*console).schedules, live: true},

@@ -100,7 +100,7 @@ func (c *console) saga(r *http.Request) (any, error) {
 	}
 	s.Timeline = s.time(time.Now())
 	if s.Withheld {
-		s.withhold()
+		withhold(&s.Status)
 	}
 	s.In, s.Out = c.pretty(s.Input), c.pretty(s.Output)
 	s.Rows, s.pretty = c.rows(s), c.pretty
@@ -123,7 +123,7 @@ func (c *console) look(ctx context.Context, id string) (*Saga, error) {
 	case !errors.Is(err, pgengine.ErrUnknownSaga):
 		return nil, err
 	}
-	workers, err := c.workers(ctx)
+	workers, err := workers(ctx, c.engine.Pool())
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (c *console) look(ctx context.Context, id string) (*Saga, error) {
 }
 
 // withhold takes out what only some may see.
-func (s *Saga) withhold() {
+func withhold(s *pgengine.Status) {
 	s.Input, s.Output = nil, nil
 	s.Steps, s.Signals, s.Audit = slices.Clone(s.Steps), slices.Clone(s.Signals), slices.Clone(s.Audit)
 	for i := range s.Audit {

@@ -102,6 +102,8 @@ CREATE TABLE pgsagaz.outbox_dead (
     PRIMARY KEY (id)
 );
 CREATE INDEX outbox_dead_saga_idx ON pgsagaz.outbox_dead (saga_id) WHERE saga_id IS NOT NULL;
+CREATE INDEX outbox_dead_topic_idx ON pgsagaz.outbox_dead (topic, id);
+CREATE INDEX outbox_dead_key_idx ON pgsagaz.outbox_dead (key, id) WHERE key IS NOT NULL;
 
 -- Messages that are not due yet.
 CREATE TABLE pgsagaz.outbox_scheduled (

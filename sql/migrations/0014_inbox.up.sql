@@ -89,6 +89,7 @@ CREATE TABLE pgsagaz.inbox_dead (
     redrive       uuid,                        -- asked for, as this attempt
     UNIQUE (consumer_name, event_id)
 );
+CREATE INDEX inbox_dead_consumer_idx ON pgsagaz.inbox_dead (consumer_name, id);
 CREATE INDEX inbox_dead_redrive_idx ON pgsagaz.inbox_dead (consumer_name, id) WHERE redrive IS NOT NULL;
 
 -- How far partitions of a log were dealt with, where that is not left to the broker: the offset of the next message.

@@ -2,7 +2,7 @@
 WITH open AS (
     SELECT o.saga_id FROM (SELECT l.saga_id FROM pgsagaz.lane l GROUP BY l.saga_id ORDER BY l.saga_id DESC LIMIT $1) o
     UNION
-    SELECT p.saga_id FROM (SELECT l.saga_id FROM pgsagaz.lane l WHERE l.run_at = 'infinity' AND l.waits IS NULL
+    SELECT p.saga_id FROM (SELECT l.saga_id FROM pgsagaz.lane l WHERE l.run_at = 'infinity' AND l.waits IS NULL AND l.worker IS NULL
                            GROUP BY l.saga_id ORDER BY l.saga_id DESC LIMIT $1) p
 )
 SELECT s.state::text, count(*)

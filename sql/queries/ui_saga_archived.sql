@@ -1,5 +1,5 @@
 -- As ui_saga_list.sql, of sagas that are in the archive.
-WITH looked AS (
+WITH looked AS NOT MATERIALIZED (
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at
     FROM pgsagaz.archive s
     WHERE ($2::text IS NULL OR s.name = $2)

@@ -2,7 +2,7 @@
 -- at for it, so that a rare state or word costs no more than a common one: edge is the last of them if the page is not
 -- full and there may be more. It is planned anew each time (the caller sees to it), so that what is null falls away. LIMIT in what is
 -- asked of each row keeps Postgres from reading a whole table to ask it of all at once.
-WITH looked AS (
+WITH looked AS NOT MATERIALIZED (
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at, s.paused_at
     FROM pgsagaz.saga s
     WHERE ($2::text IS NULL OR s.name = $2)

@@ -4,7 +4,7 @@
 WITH open AS (
     (SELECT l.saga_id AS id FROM pgsagaz.lane l
      WHERE ($6::uuid IS NULL OR l.saga_id < $6)
-       AND (NOT $12::boolean OR l.run_at = 'infinity' AND l.waits IS NULL)
+       AND (NOT $12::boolean OR l.run_at = 'infinity' AND l.waits IS NULL AND l.worker IS NULL)
      GROUP BY l.saga_id ORDER BY l.saga_id DESC LIMIT $8)
     UNION
     (SELECT c.saga_id FROM pgsagaz.command c
@@ -14,7 +14,7 @@ WITH open AS (
     (SELECT p.id FROM pgsagaz.saga p
      WHERE NOT $12::boolean AND p.paused_at IS NOT NULL AND ($6::uuid IS NULL OR p.id < $6)
      ORDER BY p.id DESC LIMIT $8)
-), looked AS (
+), looked AS NOT MATERIALIZED (
     SELECT o.id FROM open o ORDER BY o.id DESC LIMIT $8
 ), hit AS (
     SELECT s.id, s.name, s.version, s.state, s.key, s.tags, s.cause, s.created_at, s.deadline, s.ended_at, s.paused_at
@@ -33,7 +33,7 @@ WITH open AS (
 )
 SELECT edge.id::text, h.id::text, h.name, h.version, h.state::text, coalesce(h.key, ''), h.tags, h.cause, h.created_at, h.deadline, h.ended_at, h.paused_at,
        coalesce((SELECT l.step || ': ' || coalesce(l.error, '') FROM pgsagaz.lane l
-                 WHERE h.state = 'stuck' AND l.saga_id = h.id AND l.run_at = 'infinity' AND l.waits IS NULL ORDER BY l.id LIMIT 1), '')
+                 WHERE h.state = 'stuck' AND l.saga_id = h.id AND l.run_at = 'infinity' AND l.waits IS NULL AND l.worker IS NULL ORDER BY l.id LIMIT 1), '')
 FROM (SELECT CASE WHEN (SELECT count(*) FROM hit) < $7 THEN (SELECT id FROM looked ORDER BY id DESC OFFSET $8 - 1 LIMIT 1) END AS id) edge
 LEFT JOIN hit h ON true
 ORDER BY h.id DESC

@@ -21,6 +21,7 @@ type config struct {
 	logLevel, logFormat    string
 	codecKeys              string
 	codecCompress          bool
+	server, serverToken    string
 
 	poolSize, maxWorkers                int
 	queues                              []string
@@ -84,6 +85,9 @@ func (c *config) settings() []setting {
 		{&c.logFormat, "log-format", "PGSAGAZ_LOG_FORMAT", "text", "text or json"},
 		{secret{&c.codecKeys, showKeys}, "codec-keys", "PGSAGAZ_CODEC_KEYS", "", "the keys that encrypt payloads, each as name:base64, by commas or lines, the current one first; better by a file than as a flag that others can see (default: payloads are not encrypted)"},
 		{&c.codecCompress, "codec-compress", "PGSAGAZ_CODEC_COMPRESS", false, "compress payloads"},
+
+		{&c.server, "server", "PGSAGAZ_SERVER", "", "a console to ask where the database is out of reach, as https://host:port/prefix; of a flag and a variable the flag counts, else this before --database-url"},
+		{secret{&c.serverToken, hide}, "server-token", "PGSAGAZ_SERVER_TOKEN", "", "what that console asks for"},
 
 		// Commands that ask something of a saga:
 		{&c.actor, "actor", "PGSAGAZ_ACTOR LOGNAME USER", "", "who asks, for the audit (default: the user of the database's session)"},

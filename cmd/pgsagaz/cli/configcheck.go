@@ -26,6 +26,7 @@ func (c *config) check(has func(flag string) bool, owns func(scheme string) bool
 		{"database-url", tryDSN(c.databaseURL, func(s string) error { _, err := pgxpool.ParseConfig(s); return err })},
 		{"direct-url", tryDSN(c.directURL, func(s string) error { _, err := pgx.ParseConfig(s); return err })},
 		{"wait-for-database", atLeast(c.waitForDatabase, 0)},
+		{"server", serverProblem(c.server)},
 		{"log-level", logLevel(c.logLevel)},
 		{"log-format", oneOf(c.logFormat, "text", "json")},
 

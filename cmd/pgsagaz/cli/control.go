@@ -6,12 +6,10 @@ import (
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/pgsagaz/pgsagaz/pgengine"
-	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // asked is what the commands that ask something of a saga print as JSON.
@@ -36,9 +34,9 @@ func (a *app) by(flags *pflag.FlagSet, why string) func() pgengine.By {
 type verb struct {
 	name             string
 	use, short, long string
-	step             int    // 0: it takes none; 1: it may; 2: it must
-	means            string // what the saga is asked to do
-	ask              func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error
+	step             int           // 0: it takes none; 1: it may; 2: it must
+	means            string        // what the saga is asked to do
+	asks             func() string // the verb of the order, if it is not name
 }
 
 func (a *app) command(v verb) *cobra.Command {
@@ -62,16 +60,19 @@ func (a *app) command(v verb) *cobra.Command {
 			if len(args) > 1 {
 				step = args[1]
 			}
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return v.ask(cmd.Context(), e, tx, id, step, by()) })
-				if err != nil {
+			o := order{on: aSaga, verb: v.name, step: step, by: by()}
+			if v.asks != nil {
+				o.verb = v.asks()
+			}
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				if _, err := d.Do(cmd.Context(), id, o); err != nil {
 					return err
 				}
 				text := fmt.Sprintf("asked saga %s to %s", id, v.means)
 				if step != "" {
 					text += " (" + step + ")"
 				}
-				return a.answer(cmd.Context(), e, asked{ID: id, Command: v.name}, by(), follow, text)
+				return a.answer(cmd.Context(), d, asked{ID: id, Command: v.name}, by(), follow, text)
 			})
 		},
 	}
@@ -90,11 +91,11 @@ func (a *app) sagaCancel() *cobra.Command {
 			"ended; exit status 1 unless it was compensated.\n\n" +
 			"With --no-undo it ends without undoing anything, or stops undoing: what was done is left as it is, and each\n" +
 			"undo is recorded as skipped. Its children go on by themselves.",
-		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
+		asks: func() string {
 			if leave {
-				return e.Abandon(ctx, tx, id, by)
+				return "abandon"
 			}
-			return e.Cancel(ctx, tx, id, by)
+			return "cancel"
 		},
 	})
 	cmd.Flags().BoolVar(&leave, "no-undo", false, "leave what was done as it is")
@@ -106,18 +107,12 @@ func (a *app) sagaPause() *cobra.Command {
 		name: "pause", use: "pause ID", short: "Hold a saga up: what has begun ends, nothing else begins", means: "pause",
 		long: "Holds a saga up: steps that have begun end, and nothing else begins before saga resume. Time goes on: its\n" +
 			"deadline counts, and what falls due meanwhile is seen to when it is resumed.",
-		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
-			return e.Pause(ctx, tx, id, by)
-		},
 	})
 }
 
 func (a *app) sagaResume() *cobra.Command {
 	return a.command(verb{
 		name: "resume", use: "resume ID", short: "Let a paused saga go on", means: "go on", long: "Lets a paused saga go on.\n\n" + waitMeans,
-		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, _ string, by pgengine.By) error {
-			return e.Resume(ctx, tx, id, by)
-		},
 	})
 }
 
@@ -126,12 +121,6 @@ func (a *app) sagaRetry() *cobra.Command {
 		name: "retry", use: "retry ID [STEP]", short: "Set a saga going again: what has given up is tried anew, what waits now", means: "try again", step: 1,
 		long: "Sets a saga going again, once the reason is out of the way: what has given up is tried anew, with all its\n" +
 			"attempts; what waits for its next attempt is tried now. With STEP, that one alone.\n\n" + waitMeans,
-		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error {
-			if step != "" {
-				return e.RetryStep(ctx, tx, id, step, by)
-			}
-			return e.Retry(ctx, tx, id, by)
-		},
 	})
 }
 
@@ -140,9 +129,6 @@ func (a *app) sagaSkip() *cobra.Command {
 		name: "skip", use: "skip ID STEP", short: "Go on past a step, or an undo, that has given up or waits", means: "go on without it", step: 2,
 		long: "Goes on past a step that has given up or waits, if no later step counts on its result; or leaves out an undo\n" +
 			"that has given up or waits: the step then stays as it is.\n\n" + waitMeans,
-		ask: func(ctx context.Context, e *pgengine.Engine, tx pgx.Tx, id, step string, by pgengine.By) error {
-			return e.Skip(ctx, tx, id, step, by)
-		},
 	})
 }
 
@@ -169,23 +155,20 @@ func (a *app) sagaRestart() *cobra.Command {
 			if len(from) == 0 {
 				return usagef("--from is missing: the step to begin with")
 			}
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				out := restarted{Of: args[0]}
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error {
-					s, err := e.Restart(cmd.Context(), tx, args[0], from, by())
-					out.ID, out.Version, out.Existed = s.ID, s.Version, s.Existed
-					return err
-				})
+			o := order{on: aSaga, verb: "restart", step: from[0], steps: from[1:], by: by()}
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				made, err := d.Do(cmd.Context(), args[0], o)
 				if err != nil {
 					return err
 				}
+				out := restarted{Of: args[0], ID: made.ID, Version: made.Version, Existed: made.Existed}
 				if follow {
-					status, err := wait(cmd.Context(), e, out.ID)
+					status, err := d.End(cmd.Context(), out.ID)
 					if err != nil {
 						return err
 					}
 					out.Saga = &status
-					if err := a.printEnd(cmd.Context(), e, out, status); err != nil {
+					if err := a.printEnd(cmd.Context(), d, out, status); err != nil {
 						return err
 					}
 					return unless(status.State.Ended())
@@ -206,8 +189,8 @@ func (a *app) sagaRestart() *cobra.Command {
 const answering = 3 * time.Second
 
 // answer says what has become of what was asked or, with --wait, how the saga has ended.
-func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By, follow bool, text string) error {
-	entry, err := answerTo(ctx, e, out, by)
+func (a *app) answer(ctx context.Context, d desk, out asked, by pgengine.By, follow bool, text string) error {
+	entry, err := answerTo(ctx, d, out, by)
 	if err != nil {
 		return err
 	}
@@ -222,7 +205,7 @@ func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, by pgen
 		of, good = "no worker has answered yet", true
 	case !good && entry.Answer != "waits" || !follow:
 	default:
-		return a.follow(ctx, e, out)
+		return a.follow(ctx, d, out)
 	}
 	if err := a.print(out, func(w io.Writer) { fmt.Fprintf(w, "%s: %s\nsee: pgsagaz saga show %s\n", text, of, out.ID) }); err != nil {
 		return err
@@ -231,13 +214,13 @@ func (a *app) answer(ctx context.Context, e *pgengine.Engine, out asked, by pgen
 }
 
 // follow waits for the saga's end, and shows it.
-func (a *app) follow(ctx context.Context, e *pgengine.Engine, out asked) error {
-	status, err := wait(ctx, e, out.ID)
+func (a *app) follow(ctx context.Context, d desk, out asked) error {
+	status, err := d.End(ctx, out.ID)
 	if err != nil {
 		return fmt.Errorf("saga %s was asked to %s, and goes on: %w", out.ID, out.Command, err)
 	}
 	out.Saga = &status
-	if err := a.printEnd(ctx, e, out, status); err != nil {
+	if err := a.printEnd(ctx, d, out, status); err != nil {
 		return err
 	}
 	if out.Command == "cancel" {
@@ -247,13 +230,13 @@ func (a *app) follow(ctx context.Context, e *pgengine.Engine, out asked) error {
 }
 
 // answerTo waits for what a worker answers to what was just asked, if there is one that can.
-func answerTo(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By) (entry pgengine.AuditEntry, err error) {
+func answerTo(ctx context.Context, d desk, out asked, by pgengine.By) (entry pgengine.AuditEntry, err error) {
 	for deadline := time.Now().Add(answering); ; {
-		all, err := e.Audit(ctx, pgengine.AuditFilter{SagaID: out.ID})
+		s, err := d.Saga(ctx, out.ID)
 		if err != nil {
 			return entry, err
 		}
-		for _, x := range all { // the newest is ours
+		for _, x := range s.Audit { // the newest is ours
 			if (x.Verb == out.Command || x.Verb == "abandon" && out.Command == "cancel") && (by.Actor == "" || x.Actor == by.Actor) && x.Reason == by.Reason {
 				entry = x
 			}
@@ -261,24 +244,18 @@ func answerTo(ctx context.Context, e *pgengine.Engine, out asked, by pgengine.By
 		if entry.Answer != "waits" || time.Now().After(deadline) {
 			return entry, nil
 		}
-		s, err := e.Get(ctx, out.ID)
-		if err != nil {
+		if workers, err := d.Workers(ctx, s); err != nil || len(workers) == 0 {
 			return entry, err
 		}
-		if workers, err := capable(ctx, e, s); err != nil || len(workers) == 0 {
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return entry, err
-		}
-		select {
-		case <-ctx.Done():
-			return entry, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
 // printEnd prints out as JSON, or shows the saga that a command has waited for.
-func (a *app) printEnd(ctx context.Context, e *pgengine.Engine, out any, s pgengine.Status) error {
-	v, err := look(ctx, e, s)
+func (a *app) printEnd(ctx context.Context, d desk, out any, s pgengine.Status) error {
+	v, err := look(ctx, d, s)
 	if err != nil {
 		return err
 	}

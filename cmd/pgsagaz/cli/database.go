@@ -21,9 +21,14 @@ const reach = 5 * time.Second
 
 var errNoDatabase = errors.New("no database: give --database-url, or set PGSAGAZ_DATABASE_URL or DATABASE_URL")
 
+var errNotThere = errors.New("this needs the database itself, and can't be asked of the console at --server: give --database-url, and no --server")
+
 // poolConfig says where the database is and does not go there.
 func (a *app) poolConfig() (*pgxpool.Config, error) {
-	if a.cfg.databaseURL == "" {
+	switch {
+	case a.remote() && (a.cfg.databaseURL == "" || a.cfg.origins["server"] == "--server"):
+		return nil, &usageError{errNotThere}
+	case a.cfg.databaseURL == "":
 		return nil, &usageError{errNoDatabase}
 	}
 	config, err := pgxpool.ParseConfig(a.cfg.databaseURL)

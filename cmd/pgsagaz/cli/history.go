@@ -16,8 +16,8 @@ func (a *app) sagaHistory() *cobra.Command {
 			"messages, children, what people asked of it and what became of that, its end. Also of one that is archived.\n" +
 			"Of a message that was published it tells for as long as published messages are kept.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				s, events, err := e.History(cmd.Context(), args[0])
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				s, events, err := d.History(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}

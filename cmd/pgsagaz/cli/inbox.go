@@ -41,8 +41,8 @@ func (a *app) inboxStatus() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show consumers, what fails, what lies dead, and what is kept", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
-				s, err := inbox.Status(cmd.Context(), pool)
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				s, err := d.Inbox(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -109,7 +109,7 @@ type letter struct {
 	DiedAt    time.Time         `json:"died_at"`
 	Redrives  int               `json:"redrives"`
 	Redriving bool              `json:"redriving"`
-	Bytes     int               `json:"bytes"` // of the payload
+	Bytes     int               `json:"bytes"` // of the payload as it is stored
 	Headers   map[string]string `json:"headers,omitempty"`
 	Payload   []byte            `json:"payload_base64,omitempty"`
 	Text      json.RawMessage   `json:"payload,omitempty"` // where the payload is JSON
@@ -120,7 +120,7 @@ func letterOf(d inbox.DeadLetter, whole bool) letter {
 	l := letter{
 		ID: d.ID, Consumer: d.Consumer, EventID: d.EventID, MessageID: m.ID, Source: m.Source, Attempt: m.Attempt, Topic: m.Topic, Key: m.Key,
 		Type: m.Type, Reason: d.Reason, Error: d.Error, Attempts: d.Attempts, FirstAt: d.FirstAt, DiedAt: d.DiedAt,
-		Redrives: d.Redrives, Redriving: d.Redriving, Bytes: len(m.Payload),
+		Redrives: d.Redrives, Redriving: d.Redriving, Bytes: d.Size,
 	}
 	if whole {
 		l.Headers = m.Headers
@@ -141,8 +141,8 @@ func (a *app) deadList() *cobra.Command {
 			if f.Limit < 0 {
 				return usagef("--limit: %d is negative", f.Limit)
 			}
-			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
-				all, err := inbox.DeadLetters(cmd.Context(), pool, f)
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				all, err := d.InboxLetters(cmd.Context(), f)
 				if err != nil {
 					return err
 				}
@@ -200,8 +200,8 @@ func (a *app) deadShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
-				d, err := inbox.Dead(cmd.Context(), pool, ids[0])
+			return a.withDesk(cmd.Context(), func(desk desk) error {
+				d, err := desk.InboxLetter(cmd.Context(), ids[0])
 				if err != nil {
 					return err
 				}
@@ -251,14 +251,14 @@ func showLetter(w io.Writer, l letter, payload []byte) {
 func (a *app) deadRedrive() *cobra.Command {
 	return a.deadChange("redrive", "Have dead letters handled again, each as a new attempt that takes effect once",
 		"Has dead letters handled again by a running consumer of their name, within a second or two. Each is a new\n"+
-			"attempt, which takes effect once; one that fails again comes back.", inbox.Redrive)
+			"attempt, which takes effect once; one that fails again comes back.")
 }
 
 func (a *app) deadDrop() *cobra.Command {
-	return a.deadChange("drop", "Forget dead letters: their events have had no effect, and will have none", "", inbox.Drop)
+	return a.deadChange("drop", "Forget dead letters: their events have had no effect, and will have none", "")
 }
 
-func (a *app) deadChange(verb, short, long string, act func(context.Context, sql.Querier, inbox.By, ...int64) ([]int64, error)) *cobra.Command {
+func (a *app) deadChange(verb, short, long string) *cobra.Command {
 	var f inbox.DeadFilter
 	var all bool
 	var by func() inbox.By
@@ -280,9 +280,9 @@ func (a *app) deadChange(verb, short, long string, act func(context.Context, sql
 			if err != nil {
 				return err
 			}
-			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
+			return a.withDesk(cmd.Context(), func(d desk) error {
 				if all {
-					found, err := inbox.DeadLetters(cmd.Context(), pool, f)
+					found, err := d.InboxLetters(cmd.Context(), f)
 					if err != nil {
 						return err
 					}
@@ -290,7 +290,7 @@ func (a *app) deadChange(verb, short, long string, act func(context.Context, sql
 						ids = append(ids, d.ID)
 					}
 				}
-				touched, err := act(cmd.Context(), pool, by(), ids...)
+				touched, err := d.InboxDo(cmd.Context(), verb, ids, by())
 				if err != nil {
 					return err
 				}

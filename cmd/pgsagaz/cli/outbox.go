@@ -9,12 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/pgsagaz/pgsagaz/outbox"
-	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 func (a *app) outbox() *cobra.Command {
@@ -25,22 +23,12 @@ func (a *app) outbox() *cobra.Command {
 	return cmd
 }
 
-// withOutbox runs f with a database of this program's schema.
-func (a *app) withOutbox(ctx context.Context, f func(*pgxpool.Pool) error) error {
-	return a.withPool(ctx, func(pool *pgxpool.Pool) error {
-		if err := sql.CheckVersion(ctx, pool); err != nil {
-			return err
-		}
-		return f(pool)
-	})
-}
-
 func (a *app) outboxStatus() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what is pending, who publishes it, what is stuck, and what harms the server", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				s, err := outbox.GetStatus(cmd.Context(), pool)
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				s, err := d.Outbox(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -133,8 +121,8 @@ func (a *app) outboxDeadList() *cobra.Command {
 			if f.Limit < 0 || f.Before < 0 {
 				return usagef("--limit and --before must not be negative")
 			}
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				list, err := outbox.DeadLetters(cmd.Context(), pool, f)
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				list, err := d.OutboxLetters(cmd.Context(), f)
 				if err != nil {
 					return err
 				}
@@ -187,8 +175,8 @@ func (a *app) outboxDeadShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Show a dead letter with its headers and payload", Args: oneDead,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				d, err := outbox.DeadLetter(cmd.Context(), pool, deadID(args))
+			return a.withDesk(cmd.Context(), func(desk desk) error {
+				d, err := desk.OutboxLetter(cmd.Context(), deadID(args))
 				if err != nil {
 					return err
 				}
@@ -216,15 +204,12 @@ func (a *app) outboxDeadRedrive() *cobra.Command {
 		Long: "Publishes a dead letter again, under the same event id. Where its key waits for it, it goes first and the\n" +
 			"order of the key is kept. Where the key has gone on, it may arrive after later messages: the answer says so.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				var r outbox.Redriven
-				err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) (err error) {
-					r, err = outbox.Redrive(cmd.Context(), tx, deadID(args), by())
-					return err
-				})
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				done, err := d.Do(cmd.Context(), args[0], order{on: aDeadMessage, verb: "redrive", by: by()})
 				if err != nil {
 					return err
 				}
+				r := done.Redriven
 				return a.print(r, func(w io.Writer) {
 					if r.Ordered {
 						fmt.Fprintf(w, "message %d goes again, in the order of its key\n", r.ID)
@@ -248,8 +233,8 @@ func (a *app) outboxDeadDrop() *cobra.Command {
 			if !yes {
 				return usagef("the message is lost for good then; say --yes")
 			}
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
-				if err := sql.InTx(cmd.Context(), pool, func(tx pgx.Tx) error { return outbox.Drop(cmd.Context(), tx, deadID(args), by()) }); err != nil {
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				if _, err := d.Do(cmd.Context(), args[0], order{on: aDeadMessage, verb: "drop", by: by()}); err != nil {
 					return err
 				}
 				return a.print(map[string]int64{"dropped": deadID(args)}, func(w io.Writer) { fmt.Fprintf(w, "dropped %d\n", deadID(args)) })
@@ -283,7 +268,7 @@ func (a *app) outboxReplay() *cobra.Command {
 					return usagef("--from %s is not before --to %s", from, to)
 				}
 			}
-			return a.withOutbox(cmd.Context(), func(pool *pgxpool.Pool) error {
+			return a.withSchema(cmd.Context(), func(pool *pgxpool.Pool) error {
 				n, err := outbox.Replay(cmd.Context(), pool, f, by())
 				if err != nil {
 					return err

@@ -50,11 +50,16 @@ func (a *app) sagaPlan() *cobra.Command {
 			if version < 0 {
 				return usagef("--version must not be negative")
 			}
-			return a.withDefinitions(cmd.Context(), func(e *pgengine.Engine) error {
-				p, err := e.Outline(cmd.Context(), args[0], version)
+			return a.withGraphs(cmd.Context(), func(of graphs) error {
+				g, found, err := of.Graph(cmd.Context(), args[0], version)
 				if err != nil {
 					return err
 				}
+				p, err := g.Outline()
+				if err != nil {
+					return fmt.Errorf("the registered definition of saga %s version %d: %w", args[0], found, err)
+				}
+				p.Name, p.Version = args[0], found
 				return a.print(p, func(w io.Writer) { showPlan(w, p) })
 			})
 		},
@@ -176,8 +181,8 @@ func (a *app) sagaGraph() *cobra.Command {
 			if isID(args[0]) {
 				return a.graphOf(cmd.Context(), args[0])
 			}
-			return a.withDefinitions(cmd.Context(), func(e *pgengine.Engine) error {
-				p, found, err := e.Graph(cmd.Context(), args[0], version)
+			return a.withGraphs(cmd.Context(), func(of graphs) error {
+				p, found, err := of.Graph(cmd.Context(), args[0], version)
 				if err != nil {
 					return err
 				}
@@ -198,12 +203,12 @@ func (a *app) sagaGraph() *cobra.Command {
 
 // graphOf draws one saga, with what became of it.
 func (a *app) graphOf(ctx context.Context, id string) error {
-	return a.withEngine(ctx, func(e *pgengine.Engine) error {
-		s, err := e.Get(ctx, id)
+	return a.withDesk(ctx, func(d desk) error {
+		s, err := d.Saga(ctx, id)
 		if err != nil {
 			return err
 		}
-		p, _, err := e.Graph(ctx, s.Name, s.Version)
+		p, _, err := d.Graph(ctx, s.Name, s.Version)
 		if err != nil {
 			return err
 		}

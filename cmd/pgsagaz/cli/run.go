@@ -106,7 +106,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
-	a.cfg.bind(root.PersistentFlags(), "config", "database-url", "json", "log-level", "log-format", "codec-keys", "codec-compress")
+	a.cfg.bind(root.PersistentFlags(), "config", "database-url", "json", "log-level", "log-format", "codec-keys", "codec-compress", "server", "server-token")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		err := a.cfg.complete(cmd, a.Getenv, func(scheme string) bool { return a.Publishers[scheme] != nil })
 		if err != nil {

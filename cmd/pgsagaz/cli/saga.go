@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -47,7 +46,7 @@ func (a *app) sagaList() *cobra.Command {
 			case f.After != "" && !isID(f.After):
 				return usagef("--after: %q is not the id of a saga", f.After)
 			}
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error { return a.list(cmd.Context(), e, f) })
+			return a.withDesk(cmd.Context(), func(d desk) error { return a.list(cmd.Context(), d, f) })
 		},
 	}
 	flags := cmd.Flags()
@@ -72,17 +71,16 @@ func joinStates() string {
 	return strings.Join(names, ", ")
 }
 
-func (a *app) list(ctx context.Context, e *pgengine.Engine, f pgengine.Filter) error {
+func (a *app) list(ctx context.Context, d desk, f pgengine.Filter) error {
 	page := struct {
 		Sagas []pgengine.Status `json:"sagas"`
 		Next  string            `json:"next,omitempty"` // give it to --after; there may be nothing
 	}{Sagas: []pgengine.Status{}}
-	for s, err := range e.List(ctx, f) {
-		if err != nil {
-			return err
-		}
-		page.Sagas = append(page.Sagas, s)
+	found, err := d.Sagas(ctx, f)
+	if err != nil {
+		return err
 	}
+	page.Sagas = append(page.Sagas, found...)
 	if f.Limit > 0 && len(page.Sagas) == f.Limit {
 		page.Next = page.Sagas[f.Limit-1].ID
 	}
@@ -143,19 +141,4 @@ func oneID(_ *cobra.Command, args []string) error {
 		return fmt.Errorf("%q is not the id of a saga", args[0])
 	}
 	return nil
-}
-
-// wait waits for the end of a saga. One that is stuck does not end by itself: it is returned as it stands.
-func wait(ctx context.Context, e *pgengine.Engine, id string) (pgengine.Status, error) {
-	for {
-		bounded, cancel := context.WithTimeout(ctx, 2*time.Second)
-		s, err := e.Wait(bounded, id)
-		cancel()
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			return s, err
-		}
-		if s, err = e.Get(ctx, id); err != nil || s.State == pgengine.Stuck {
-			return s, err
-		}
-	}
 }

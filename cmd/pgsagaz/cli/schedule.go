@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -18,9 +17,9 @@ import (
 func (a *app) schedule() *cobra.Command {
 	cmd := &cobra.Command{Use: "schedule", Short: "Start sagas by the clock", Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(a.scheduleList(), a.scheduleShow(), a.scheduleAdd(),
-		a.scheduleDo("pause", "Start nothing by a schedule until it is resumed", (*pgengine.Engine).PauseSchedule, "paused %s; see: pgsagaz schedule resume %[1]s"),
-		a.scheduleDo("resume", "Go on with a paused schedule; the slots of the pause are left out", (*pgengine.Engine).ResumeSchedule, "%s goes on"),
-		a.scheduleDo("rm", "Remove a schedule; sagas that it has started go on", (*pgengine.Engine).Unschedule, "removed %s"))
+		a.scheduleDo("pause", "Start nothing by a schedule until it is resumed", "paused %s; see: pgsagaz schedule resume %[1]s"),
+		a.scheduleDo("resume", "Go on with a paused schedule; the slots of the pause are left out", "%s goes on"),
+		a.scheduleRemove())
 	return cmd
 }
 
@@ -36,8 +35,8 @@ func (a *app) scheduleList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List schedules, and when each is due", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				list, err := e.Schedules(cmd.Context())
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				list, err := d.Schedules(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -87,13 +86,13 @@ func (a *app) scheduleShow() *cobra.Command {
 			if coming < 0 || coming > 1000 {
 				return usagef("--coming: %d is not between 0 and 1000", coming)
 			}
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
+			return a.withDesk(cmd.Context(), func(d desk) error {
 				out := struct {
 					pgengine.ScheduleStatus
 					Coming []time.Time `json:"coming"` // its next slots, if it is not paused
 				}{Coming: []time.Time{}}
 				var err error
-				if out.ScheduleStatus, err = e.GetSchedule(cmd.Context(), args[0]); err != nil {
+				if out.ScheduleStatus, err = d.Schedule(cmd.Context(), args[0]); err != nil {
 					return err
 				}
 				s := out.ScheduleStatus
@@ -191,17 +190,34 @@ func (a *app) scheduleAdd() *cobra.Command {
 }
 
 // scheduleDo is a command that does one thing to a schedule.
-func (a *app) scheduleDo(use, short string, do func(*pgengine.Engine, context.Context, pgx.Tx, string, pgengine.By) error, said string) *cobra.Command {
+func (a *app) scheduleDo(use, short, said string) *cobra.Command {
 	var by func() pgengine.By
 	cmd := &cobra.Command{
 		Use: use + " NAME", Short: short, Args: oneSchedule,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return do(e, cmd.Context(), tx, args[0], by()) })
-				if err != nil {
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				if _, err := d.Do(cmd.Context(), args[0], order{on: aSchedule, verb: use, by: by()}); err != nil {
 					return err
 				}
 				return a.print(map[string]string{"name": args[0], "command": use}, func(w io.Writer) { fmt.Fprintf(w, said+"\n", args[0]) })
+			})
+		},
+	}
+	by = a.by(cmd.Flags(), whyMeans)
+	return cmd
+}
+
+func (a *app) scheduleRemove() *cobra.Command {
+	var by func() pgengine.By
+	cmd := &cobra.Command{
+		Use: "rm NAME", Short: "Remove a schedule; sagas that it has started go on", Args: oneSchedule,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
+				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Unschedule(cmd.Context(), tx, args[0], by()) })
+				if err != nil {
+					return err
+				}
+				return a.print(map[string]string{"name": args[0], "command": "rm"}, func(w io.Writer) { fmt.Fprintf(w, "removed %s\n", args[0]) })
 			})
 		},
 	}

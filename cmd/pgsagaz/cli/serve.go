@@ -49,7 +49,7 @@ func (a *app) listen(log *slog.Logger) (net.Listener, error) {
 	if err != nil {
 		return nil, usagef("--http-addr: %q is neither host:port nor off", a.cfg.httpAddr)
 	}
-	if ip := net.ParseIP(host); a.cfg.pprof && a.cfg.httpToken == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if a.cfg.pprof && a.cfg.httpToken == "" && !loopback(host) {
 		return nil, usagef("--pprof: %s is not loopback, so that --http-token is needed: a profile shows what a program holds in memory", a.cfg.httpAddr)
 	}
 	secure, err := a.httpTLS()
@@ -116,8 +116,14 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // serve answers until ctx ends.
 func (a *app) serve(ctx context.Context, listener net.Listener, registry *prometheus.Registry, checks []check, log *slog.Logger) error {
+	routes := a.routes(registry, checks)
+	// A certificate would not fit a foreign name, and on other addresses the names of this machine are not known here.
+	address := listener.Addr().String()
+	if host, _, err := net.SplitHostPort(address); err == nil && loopback(host) && a.cfg.httpToken == "" && a.cfg.httpCert == "" {
+		routes = atHome(routes, address)
+	}
 	server := &http.Server{
-		Handler: a.routes(registry, checks), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: routes, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)

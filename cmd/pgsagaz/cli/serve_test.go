@@ -133,6 +133,41 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestForeignNames: what is for this machine alone, and without a token, is not for a page whose name was made to point here.
+func TestForeignNames(t *testing.T) {
+	t.Parallel()
+	h := newTheatre(t, sqltest.URL(t))
+	open := h.serve("--pprof")
+	protected := h.serve("--pprof", "--http-token", "s3cret")
+	for _, c := range []struct {
+		of         *serving
+		host, path string
+		token      string
+		code       int
+	}{
+		{open, "evil.example", "/debug/pprof/cmdline", "", 421}, {open, "evil.example:9464", "/debug/pprof/heap", "", 421},
+		{open, "evil.example", "/metrics", "", 421}, {open, "evil.example", "/readyz", "", 421}, {open, "localhost.evil.example", "/metrics", "", 421},
+		{open, "127.0.0.1.evil.example", "/metrics", "", 421}, {open, "", "/metrics", "", 200}, // Go's client sends the address then
+		{open, "localhost:9464", "/debug/pprof/cmdline", "", 200}, {open, "[::1]:9464", "/metrics", "", 200}, {open, open.address, "/metrics", "", 200},
+		{protected, "shop.example", "/metrics", "s3cret", 200}, {protected, "shop.example", "/debug/pprof/cmdline", "", 401},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+c.of.address+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = c.host
+		request.Header.Set("Authorization", "Bearer "+c.token)
+		response, err := c.of.client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != c.code {
+			t.Errorf("%s of %q: %d, want %d", c.path, c.host, response.StatusCode, c.code)
+		}
+	}
+}
+
 // TestNotReady: a worker that waits for its database says so, and what else is not there yet; it is alive.
 func TestNotReady(t *testing.T) {
 	t.Parallel()

@@ -12,11 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/pgsagaz/pgsagaz/pgengine"
-	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // view is all there is to show of a saga.
@@ -33,12 +31,12 @@ func (a *app) sagaShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Show a saga with its steps, what went wrong, and what to do", Args: oneID,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				s, err := e.Get(cmd.Context(), args[0])
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				s, err := d.Saga(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				v, err := look(cmd.Context(), e, s)
+				v, err := look(cmd.Context(), d, s)
 				if err != nil {
 					return err
 				}
@@ -49,47 +47,21 @@ func (a *app) sagaShow() *cobra.Command {
 }
 
 // look adds what the database knows of a saga's definition and workers.
-func look(ctx context.Context, e *pgengine.Engine, s pgengine.Status) (view, error) {
+func look(ctx context.Context, d desk, s pgengine.Status) (view, error) {
 	v := view{Status: s}
-	g, _, err := e.Graph(ctx, s.Name, s.Version)
+	g, _, err := d.Graph(ctx, s.Name, s.Version)
 	switch {
 	case err == nil:
 		v.graph = &g
 	case !errors.Is(err, pgengine.ErrUnknownSaga):
 		return v, err
 	}
-	if v.workers, err = capable(ctx, e, s); err != nil {
+	if v.workers, err = d.Workers(ctx, s); err != nil {
 		return v, err
 	}
 	v.Waits = v.waits()
 	v.Now = v.nextMoves()
 	return v, nil
-}
-
-// capable names the live workers that have the saga's code. It is not nil.
-func capable(ctx context.Context, e *pgengine.Engine, s pgengine.Status) ([]string, error) {
-	rows, err := e.Pool().Query(ctx, sql.WorkerList)
-	if err != nil {
-		return nil, err
-	}
-	type worker struct {
-		ID, Host      string
-		PID           int
-		Definitions   []string
-		Started, Beat time.Time
-		Live          bool
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[worker])
-	if err != nil {
-		return nil, err
-	}
-	names := []string{}
-	for _, w := range all {
-		if w.Live && slices.Contains(w.Definitions, fmt.Sprintf("%s/%d", s.Name, s.Version)) {
-			names = append(names, w.ID)
-		}
-	}
-	return names, nil
 }
 
 // show writes for a person at three in the morning: what is it, what went wrong, what now.

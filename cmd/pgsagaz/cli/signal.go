@@ -8,11 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/pgsagaz/pgsagaz/pgengine"
-	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // signalled is what signal prints as JSON.
@@ -24,7 +22,7 @@ type signalled struct {
 }
 
 func (a *app) sagaSignal() *cobra.Command {
-	var o pgengine.SignalOptions
+	var key string
 	var by func() pgengine.By
 	cmd := &cobra.Command{
 		Use: "signal ID|NAME=KEY SIGNAL [JSON]", Short: "Tell a saga something that one of its steps awaits", Args: cobra.RangeArgs(2, 3),
@@ -33,22 +31,19 @@ func (a *app) sagaSignal() *cobra.Command {
 			"step has begun is kept for it.",
 		Example: `  pgsagaz saga signal order=order-17 approval '{"by": "Ada"}' --key mail-4711`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.By = by()
-			to, err := target(args[0])
+			_, err := target(args[0])
 			if err != nil {
 				return err
 			}
-			sent := signalled{Saga: args[0], Signal: args[1], Key: o.Key, Payload: json.RawMessage("{}")}
+			sent := signalled{Saga: args[0], Signal: args[1], Key: key, Payload: json.RawMessage("{}")}
 			if len(args) == 3 {
 				if sent.Payload, err = a.readJSON("the payload", args[2]); err != nil {
 					return err
 				}
 			}
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error {
-					return e.SignalJSON(cmd.Context(), tx, to, sent.Signal, sent.Payload, &o)
-				})
-				if err != nil {
+			o := order{on: aSaga, verb: "signal", signal: sent.Signal, payload: sent.Payload, key: sent.Key, by: by()}
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				if _, err := d.Do(cmd.Context(), args[0], o); err != nil {
 					return err
 				}
 				return a.print(sent, func(w io.Writer) { fmt.Fprintf(w, "told saga %s: %s\n", sent.Saga, sent.Signal) })
@@ -56,7 +51,7 @@ func (a *app) sagaSignal() *cobra.Command {
 		},
 	}
 	by = a.by(cmd.Flags(), "why it is sent by hand, for the audit")
-	cmd.Flags().StringVar(&o.Key, "key", "", "of the signals of this name with this key, the saga gets the first")
+	cmd.Flags().StringVar(&key, "key", "", "of the signals of this name with this key, the saga gets the first")
 	return cmd
 }
 
@@ -108,15 +103,15 @@ func (a *app) sagaResolve() *cobra.Command {
 					return err
 				}
 			}
-			return a.withResolver(cmd.Context(), func(e *pgengine.Engine) error {
-				if err := sensible(cmd.Context(), e, id, step, r); err != nil {
+			o := order{on: aSaga, verb: "resolve", step: step, outcome: r.Outcome, result: r.Result, by: by()}
+			return a.withResolver(cmd.Context(), func(d desk) error {
+				if err := sensible(cmd.Context(), d, id, step, r); err != nil {
 					return err
 				}
-				err := sql.InTx(cmd.Context(), e.Pool(), func(tx pgx.Tx) error { return e.Resolve(cmd.Context(), tx, id, step, r, by()) })
-				if err != nil {
+				if _, err := d.Do(cmd.Context(), id, o); err != nil {
 					return err
 				}
-				return a.answer(cmd.Context(), e, asked{ID: id, Command: "resolve"}, by(), follow,
+				return a.answer(cmd.Context(), d, asked{ID: id, Command: "resolve"}, by(), follow,
 					fmt.Sprintf("told saga %s that %s is %s", id, step, r.Outcome))
 			})
 		},
@@ -128,21 +123,13 @@ func (a *app) sagaResolve() *cobra.Command {
 	return cmd
 }
 
-// withResolver needs a database, and checks results by the program's own code.
-func (a *app) withResolver(ctx context.Context, f func(*pgengine.Engine) error) error {
-	if _, err := a.poolConfig(); err != nil {
-		return err
-	}
-	return a.withDefinitions(ctx, f)
-}
-
 // sensible refuses what the worker, which has the saga's code, would have to drop.
-func sensible(ctx context.Context, e *pgengine.Engine, id, step string, r pgengine.Resolution) error {
-	s, err := e.Get(ctx, id)
+func sensible(ctx context.Context, d desk, id, step string, r pgengine.Resolution) error {
+	s, err := d.Saga(ctx, id)
 	if err != nil {
 		return err
 	}
-	g, _, err := e.Graph(ctx, s.Name, s.Version)
+	g, _, err := d.Graph(ctx, s.Name, s.Version)
 	if err != nil {
 		return nil //nolint:nilerr // nobody knows better: the worker decides
 	}

@@ -88,12 +88,12 @@ func (a *app) start(ctx context.Context, e *pgengine.Engine, name string, raw js
 			}
 		})
 	}
-	status, err := wait(ctx, e, s.ID)
+	status, err := directDesk{e}.End(ctx, s.ID)
 	if err != nil {
 		return fmt.Errorf("saga %s is started, and goes on: %w", s.ID, err)
 	}
 	out.Saga = &status
-	if err := a.printEnd(ctx, e, out, status); err != nil {
+	if err := a.printEnd(ctx, directDesk{e}, out, status); err != nil {
 		return err
 	}
 	return unless(status.State == pgengine.Completed)

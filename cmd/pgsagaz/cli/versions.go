@@ -15,8 +15,8 @@ func (a *app) sagaVersions() *cobra.Command {
 		Use: "versions [NAME]", Short: "Show how many sagas still run on which version, and who can work it", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := strings.Join(args, "")
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				versions, err := e.Versions(cmd.Context(), name)
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				versions, err := d.Versions(cmd.Context(), name)
 				if err != nil {
 					return err
 				}

@@ -21,8 +21,8 @@ func (a *app) sagaWatch() *cobra.Command {
 		Long: "Follows a saga until it ends, or Ctrl-C: a line for whatever happens to it, beginning with what has happened\n" +
 			"so far. With --json a line is a JSON object. Exit status 1 if it ends compensated.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
-				end, err := a.watch(cmd.Context(), e, args[0])
+			return a.withDesk(cmd.Context(), func(d desk) error {
+				end, err := a.watch(cmd.Context(), d, args[0])
 				if err != nil {
 					if cmd.Context().Err() != nil {
 						return nil // somebody has seen enough
@@ -35,10 +35,10 @@ func (a *app) sagaWatch() *cobra.Command {
 	}
 }
 
-func (a *app) watch(ctx context.Context, e *pgengine.Engine, id string) (pgengine.State, error) {
+func (a *app) watch(ctx context.Context, d desk, id string) (pgengine.State, error) {
 	told := map[string]bool{}
 	for {
-		s, events, err := e.History(ctx, id)
+		s, events, err := d.History(ctx, id)
 		if err != nil {
 			return "", err
 		}
@@ -56,10 +56,8 @@ func (a *app) watch(ctx context.Context, e *pgengine.Engine, id string) (pgengin
 		if s.State.Ended() {
 			return s.State, nil
 		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-time.After(watchEvery):
+		if err := pause(ctx, watchEvery); err != nil {
+			return "", err
 		}
 	}
 }
