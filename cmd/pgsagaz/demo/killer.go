@@ -117,9 +117,11 @@ func (k *killer) follow(ctx context.Context, dead string, held map[int64]Takeove
 		after := float64(time.Since(begun).Microseconds()) / 1000
 		if _, err := pgx.ForEachRow(rows, []any{&lane, &heir}, func() error {
 			t := held[lane]
-			t.Worker, t.AfterMS = heir, after
-			all = append(all, t)
 			delete(held, lane)
+			if heir != dead { // else its last COMMIT was on its way as it died, and there was nothing to take over
+				t.Worker, t.AfterMS = heir, after
+				all = append(all, t)
+			}
 			return nil
 		}); err != nil {
 			return nil, err
