@@ -79,12 +79,11 @@ func (k *killer) kill(ctx context.Context) error {
 		return err
 	}
 	k.r.screen.event("kill -9 %d (%s): steps in hand: %d; %s (%d) replaces it", victim.pid, short(victim.id), len(held), short(heir.id), heir.pid)
-	count := len(held) // follow empties it
 	if done.Takeovers, err = k.follow(ctx, victim.id, held, begun); err != nil {
 		return err
 	}
 	k.kills = append(k.kills, done)
-	k.show(done, count)
+	k.show(done, len(held))
 	return nil
 }
 
@@ -101,7 +100,7 @@ func (k *killer) held(ctx context.Context, worker string) (map[int64]Takeover, e
 	return held, err
 }
 
-// follow looks until every lane has another worker, or has come to its end.
+// follow looks until every lane has another worker, or has come to its end. In held are then those that have neither.
 func (k *killer) follow(ctx context.Context, dead string, held map[int64]Takeover, begun time.Time) (all []Takeover, err error) {
 	for len(held) > 0 && time.Since(begun) < stall {
 		rows, err := k.r.pool.Query(ctx, `
@@ -146,7 +145,7 @@ func columns(held map[int64]Takeover) []any {
 }
 
 // show tells of the first few.
-func (k *killer) show(kill Kill, held int) {
+func (k *killer) show(kill Kill, missing int) {
 	const most = 3
 	for i, t := range kill.Takeovers {
 		if i == most {
@@ -155,7 +154,7 @@ func (k *killer) show(kill Kill, held int) {
 		}
 		k.r.screen.event("  saga %s, step %s: taken over by %s after %.0f ms", t.SagaID, t.Step, short(t.Worker), t.AfterMS)
 	}
-	if missing := held - len(kill.Takeovers); missing > 0 {
+	if missing > 0 {
 		k.r.screen.event("  %d were not taken over within %v", missing, stall)
 	}
 }
