@@ -81,7 +81,7 @@ func (e *Engine) admit(ctx context.Context, l *lane) error {
 	c.step, c.results = "", nil
 	key, err := l.g.gate.line(c)
 	if err != nil {
-		return e.turnAway(ctx, l, err)
+		return e.turnAway(ctx, l, err) // nil: past its pivot it goes forward, with a place or without
 	}
 	through, err := e.stand(ctx, l, l.g.gate, key, "")
 	l.at.node = -1 // it has yet to begin
@@ -91,8 +91,10 @@ func (e *Engine) admit(ctx context.Context, l *lane) error {
 	return err
 }
 
-// turnAway ends a saga that can't begin, as why will be the same whenever it is asked again. It returns errLost: the lane is gone.
+// turnAway ends a saga that can't begin, as why will be the same whenever it is asked again. It returns errLost: the lane is gone. A
+// saga that goes on for another may have taken over its pivot, and can't be turned back: nil.
 func (e *Engine) turnAway(ctx context.Context, l *lane, why error) error {
+	passed := false
 	_, err := e.inTx(ctx, l, func(ctx context.Context, tx *stepTx) (bool, error) {
 		snap, err := readLocked(ctx, tx, l.g, l.sagaID)
 		if err != nil {
@@ -101,14 +103,18 @@ func (e *Engine) turnAway(ctx context.Context, l *lane, why error) error {
 		if snap.state != Running || !slices.ContainsFunc(snap.lanes, func(other laneAt) bool { return other.id == l.id && other.node < 0 }) {
 			return false, errLost // somebody has turned it back, or let it begin
 		}
-		e.log.ErrorContext(ctx, "a saga can't begin", "saga", l.g.name, "saga_id", l.sagaID, "error", describe(why))
+		e.log.ErrorContext(ctx, "a saga has no place in the line of its Limit", "saga", l.g.name, "saga_id", l.sagaID, "error", describe(why))
+		if l.g.pivot >= 0 && snap.steps[l.g.pivot].outcome == done {
+			passed = true
+			return false, nil
+		}
 		snap.state = Failing
 		return e.decide(ctx, tx, snap, settlement{
 			sagaID: l.sagaID, g: l.g, from: []string{string(Running)}, at: task{direction: Do, generation: 1}, isChild: snap.isChild,
 			state: Failing, cause: &Cause{Kind: CauseLimit, Error: describe(why), At: time.Now().UTC()},
 		})
 	})
-	if err == nil {
+	if err == nil && !passed {
 		err = errLost
 	}
 	return err

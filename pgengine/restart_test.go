@@ -244,3 +244,68 @@ func TestRestartOverALateResult(t *testing.T) {
 	}
 	p.Run()
 }
+
+// A saga that moves into the archive while somebody restarts it is read whole, there or here: what stands is taken over.
+func TestRestartBesideTheArchiver(t *testing.T) {
+	c := &calls{}
+	a := c.does("a", nil)
+	p := newPlay(t, pgengine.Saga[fault]{Steps: steps(a, c.only("b", nil, a))}, c)
+	id := p.Start(fault{})
+	p.Run()
+	*c = calls{}
+	pool := p.Engine.Pool()
+	p.Advance(48 * time.Hour)
+	execute(t, pool, `SELECT pgsagaz.archive_partition((ended_at AT TIME ZONE 'UTC')::date) FROM pgsagaz.saga`)
+	first, err := pool.Begin(t.Context()) // of two who restart it, the second waits for the first
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Engine.Restart(t.Context(), first, id, []string{"b"}, ann); err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error, 1)
+	var again pgengine.Started
+	go func() {
+		second <- pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) (err error) {
+			again, err = p.Engine.Restart(t.Context(), tx, id, []string{"b"}, ann)
+			return err
+		})
+	}()
+	for queryInt(t, pool, `SELECT count(*) FROM pg_locks WHERE NOT granted`) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	archived := make(chan int, 1)
+	go func() { archived <- p.archive() }()
+	time.Sleep(50 * time.Millisecond) // it moves the saga, or waits
+	if err := first.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
+	<-archived
+	p.Run()
+	p.want(again.ID, pgengine.Completed, "b")
+}
+
+// A saga that has taken over its pivot goes forward: with a Limit whose Key fails, without a place.
+func TestARestartPastThePivotNeedsNoPlace(t *testing.T) {
+	c := &calls{}
+	fails := false
+	a := c.only("a", nil)
+	a.Pivot = true
+	saga := pgengine.Saga[fault]{Steps: steps(a, c.only("b", nil, a)), Limit: pgengine.Limit[fault]{Concurrency: 1, Key: func(faultCall) string {
+		if fails {
+			panic("not now")
+		}
+		return "x"
+	}}}
+	p := newPlay(t, saga, c)
+	id := p.Start(fault{})
+	p.Run()
+	*c = calls{}
+	fails = true
+	again := p.restart(id, "b")
+	p.Run()
+	p.want(again.ID, pgengine.Completed, "b")
+}

@@ -118,7 +118,7 @@ func TestStartManyRefuses(t *testing.T) {
 		{"no input", []pgengine.StartItem{good, {}}, nil, nil, "item 1"},
 		{"too large", []pgengine.StartItem{good, {Input: part{ID: strings.Repeat("x", 1<<20)}}}, nil, pgengine.ErrTooLarge, "item 1: "},
 		{"two inputs", []pgengine.StartItem{good, {Input: part{ID: "y"}, Key: "x"}}, nil, pgengine.ErrOtherInput, "with key x was started with another input"},
-		{"a long key", []pgengine.StartItem{good, {Input: part{}, Key: strings.Repeat("k", 513)}}, nil, nil, "1 to 512 bytes"},
+		{"a long key", []pgengine.StartItem{good, {Input: part{}, Key: strings.Repeat("k", 513)}}, nil, nil, "item 1: its key has 513 bytes"},
 		{"a key for all", []pgengine.StartItem{good}, &pgengine.StartOptions{Key: "k"}, nil, `the key "k" stands in the options`},
 		{"unknown version", []pgengine.StartItem{good}, &pgengine.StartOptions{Version: 9}, pgengine.ErrUnknownSaga, "part version 9"},
 	} {
@@ -180,4 +180,83 @@ func TestStartManyEncrypted(t *testing.T) {
 	if _, err := startMany(t.Context(), pool, e, items, nil); !errors.Is(err, codec.ErrErased) {
 		t.Errorf("%v, want that bob was erased", err)
 	}
+}
+
+// In SQL, whoever asks again with the ids and keys of before gets the sagas of then, live or archived, and is told of another input.
+func TestStartManyAgainWithTheSameIDs(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	e := engine(t, pool, echo(1))
+	register(t, e)
+	const id = "0190a0b0-0000-7000-8000-000000000001"
+	again := func(input string) (existed bool, err error) {
+		err = pool.QueryRow(t.Context(), `SELECT existed FROM pgsagaz.start_many('part', ARRAY[$1::uuid], ARRAY[$2::json], ARRAY['k'])`, id, input).Scan(&existed)
+		return existed, err
+	}
+	if existed, err := again(`{"ID":"1"}`); existed || err != nil {
+		t.Fatalf("existed %t, %v", existed, err)
+	}
+	check := func(when string) {
+		t.Helper()
+		if existed, err := again(`{"ID":"1"}`); !existed || err != nil {
+			t.Errorf("%s: existed %t, %v", when, existed, err)
+		}
+		if _, err := again(`{"ID":"2"}`); err == nil || !strings.Contains(err.Error(), "was started with another input") {
+			t.Errorf("%s, with another input: %v", when, err)
+		}
+	}
+	check("live")
+	work(t, e)
+	await(t, e, id, pgengine.Completed)
+	execute(t, pool, `SELECT pgsagaz.archive_batch(pgsagaz.now() + interval '1 day', 10)`)
+	check("archived")
+	if n := query[int](t, pool, `SELECT count(*) FROM pgsagaz.saga`); n != 0 {
+		t.Errorf("%d sagas are live, want none", n)
+	}
+}
+
+// An open transaction that has started sagas keeps nobody from the archive, and the archiver from nothing.
+func TestStartManyLeavesTheArchiveAlone(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	e := engine(t, pool, echo(1))
+	register(t, e)
+	id := start(t, e, part{ID: "x"}, nil).ID
+	stop := work(t, e)
+	await(t, e, id, pgengine.Completed)
+	stop()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := e.StartMany(t.Context(), tx, []pgengine.StartItem{{Input: part{ID: "y"}, Key: "y"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := query[int](t, pool, `SELECT pgsagaz.archive_batch(pgsagaz.now() + interval '1 day', 10)`); n != 1 { // it makes the day's partition
+		t.Errorf("%d archived, want 1", n)
+	}
+	if s, err := e.Get(t.Context(), id); err != nil || !s.Archived {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// Two that start sagas of the same new subjects, in opposite orders, do not wait for each other in a ring.
+func TestStartManyOfTheSameSubjects(t *testing.T) {
+	d := newDesk(t)
+	items := make([]pgengine.StartItem, 300)
+	for i := range items {
+		items[i].Input = letter{Of: fmt.Sprint("subject ", i)}
+	}
+	back := slices.Clone(items)
+	slices.Reverse(back)
+	var wg sync.WaitGroup
+	for _, some := range [][]pgengine.StartItem{items, back} {
+		wg.Go(func() {
+			if _, err := startMany(t.Context(), d.pool, d.Engine, some, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }

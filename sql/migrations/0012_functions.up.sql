@@ -140,11 +140,13 @@ BEGIN
             RAISE EXCEPTION 'pgsagaz: start key of saga % must have 1 to 512 bytes', p_name USING ERRCODE = 'PS007';
         END IF;
         hash := pgsagaz.input_hash(p_input);
-        -- Two starts of one key at once: the second waits here for the first's commit, and then finds it.
-        INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash) VALUES (p_name, p_key, id, hash)
-            ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
-            SELECT k.* INTO STRICT before FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key;
+        LOOP
+            -- Two starts of one key at once: the second waits here for the first's commit, and then finds it.
+            INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash) VALUES (p_name, p_key, id, hash)
+                ON CONFLICT DO NOTHING;
+            EXIT WHEN FOUND;
+            SELECT k.* INTO before FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key;
+            CONTINUE WHEN NOT FOUND; -- it was forgotten at this moment
             IF pgsagaz.other_input(before.input_hash, hash) THEN
                 RAISE EXCEPTION 'pgsagaz: saga % with key % was started with another input', p_name, p_key
                     USING ERRCODE = 'PS006', DETAIL = 'It is saga ' || before.saga_id || '.';
@@ -154,7 +156,7 @@ BEGIN
             version := coalesce((SELECT s.version FROM pgsagaz.saga s WHERE s.id = before.saga_id),
                                 (SELECT a.version FROM pgsagaz.archive a WHERE a.id = before.saga_id), 0);
             RETURN;
-        END IF;
+        END LOOP;
     END IF;
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);

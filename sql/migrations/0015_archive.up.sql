@@ -34,7 +34,8 @@ CREATE FUNCTION pgsagaz.uuid7_at(p_at timestamptz) RETURNS uuid
     SELECT (lpad(to_hex(greatest(0, floor(extract(epoch FROM p_at) * 1000))::bigint), 12, '0') || '70008000000000000000')::uuid
     $$;
 
--- Makes the partition of a day, unless it is there.
+-- Makes the partition of a day, unless it is there. It is attached, as to be created as one it would wait for everybody who
+-- has read the archive in a transaction that is still open, and everybody for it.
 CREATE FUNCTION pgsagaz.archive_partition(p_day date) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
@@ -42,7 +43,8 @@ DECLARE
     called text := 'archive_' || to_char(p_day, 'YYYYMMDD');
 BEGIN
     IF to_regclass('pgsagaz.' || called) IS NULL THEN
-        EXECUTE format('CREATE TABLE pgsagaz.%I PARTITION OF pgsagaz.archive FOR VALUES FROM (%L) TO (%L)', called,
+        EXECUTE format('CREATE TABLE pgsagaz.%I (LIKE pgsagaz.archive INCLUDING ALL)', called);
+        EXECUTE format('ALTER TABLE pgsagaz.archive ATTACH PARTITION pgsagaz.%I FOR VALUES FROM (%L) TO (%L)', called,
                        p_day::timestamp AT TIME ZONE 'UTC', (p_day + 1)::timestamp AT TIME ZONE 'UTC');
     END IF;
 END
@@ -136,7 +138,7 @@ $$;
 -- Drops what ended before p_archive, by whole days, and forgets start keys from before p_keys whose sagas do not live
 -- any more (null: neither). It names the partitions that it dropped.
 CREATE FUNCTION pgsagaz.archive_retain(p_archive timestamptz, p_keys timestamptz) RETURNS text[]
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE SET lock_timeout = '200ms' -- whoever reads the archive meanwhile waits for the one that waits
     AS $$
 DECLARE
     p       record;
@@ -149,8 +151,12 @@ BEGIN
              WHERE i.inhparent = 'pgsagaz.archive'::regclass AND c.relname ~ '^archive_\d{8}$'
                AND to_date(substr(c.relname, 9), 'YYYYMMDD') + 1 <= (p_archive AT TIME ZONE 'UTC')::date
              ORDER BY 1 LOOP
-        EXECUTE format('DROP TABLE pgsagaz.%I', p.relname);
-        dropped := dropped || p.relname::text;
+        BEGIN
+            EXECUTE format('DROP TABLE pgsagaz.%I', p.relname);
+            dropped := dropped || p.relname::text;
+        EXCEPTION WHEN lock_not_available THEN -- somebody reads the archive in a long transaction: another time
+            EXIT;
+        END;
     END LOOP;
     DELETE FROM pgsagaz.start_key k
     WHERE (k.name, k.key) IN (SELECT o.name, o.key FROM pgsagaz.start_key o

@@ -107,8 +107,10 @@ DECLARE
     old    record;
     before pgsagaz.restart;
     audit  bigint;
+    taken  bigint;
 BEGIN
-    SELECT s.name, s.version, s.input, s.tags, s.traceparent, s.state, false AS archived, s.parent_id INTO old FROM pgsagaz.saga s WHERE s.id = p_from;
+    SELECT s.name, s.version, s.input, s.tags, s.traceparent, s.state, false AS archived, s.parent_id INTO old FROM pgsagaz.saga s WHERE s.id = p_from
+        FOR KEY SHARE; -- the archiver moves it before this, or after our end: what is to be taken over is read by several statements
     IF NOT FOUND THEN
         SELECT a.name, a.version, a.input, a.tags, a.traceparent, a.state, true AS archived, a.parent_id INTO old FROM pgsagaz.archive a WHERE a.id = p_from;
     END IF;
@@ -152,6 +154,10 @@ BEGIN
           WHERE old.archived AND g.id = p_from) r
     WHERE r.direction = 'do' AND r.step = ANY (p_steps)
     ORDER BY r.step, r.generation DESC;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    IF taken <> cardinality(p_steps) THEN
+        RAISE EXCEPTION 'pgsagaz: saga % has outcomes of % of the % steps to be taken over', p_from, taken, cardinality(p_steps) USING ERRCODE = 'PS002';
+    END IF;
 
     -- In the audit of both; it is obeyed on the spot.
     audit := pgsagaz.audit_write(p_from, old.name, 'restart', p_step, p_actor, p_reason, jsonb_build_object('as', restart.id));

@@ -15,8 +15,10 @@ DECLARE
     wrong     record;
     n         integer := cardinality(p_ids);
     ranks     smallint;
+    mine      uuid[];  -- whose keys are new
+    owner     uuid[];  -- whose keys they are, for each; null: it has no key
 BEGIN
-    IF p_name IS NULL OR n IS DISTINCT FROM cardinality(p_inputs) OR p_keys IS NOT NULL AND n IS DISTINCT FROM cardinality(p_keys)
+    IF p_name IS NULL OR n IS NULL OR n IS DISTINCT FROM cardinality(p_inputs) OR p_keys IS NOT NULL AND n IS DISTINCT FROM cardinality(p_keys)
        OR array_position(p_ids, NULL) IS NOT NULL OR EXISTS (SELECT FROM unnest(p_inputs) i WHERE i IS NULL) THEN
         RAISE EXCEPTION 'pgsagaz: start_many needs a saga name, and an id and an input for each, none of them null' USING ERRCODE = 'PS007';
     END IF;
@@ -37,30 +39,41 @@ BEGIN
             RAISE EXCEPTION 'pgsagaz: start key of saga % must have 1 to 512 bytes', p_name USING ERRCODE = 'PS007';
         END IF;
         -- By key: two that start the same ones in another order would wait for each other.
-        INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash)
+        WITH fresh AS (
+            INSERT INTO pgsagaz.start_key (name, key, saga_id, input_hash)
             SELECT p_name, k, u, pgsagaz.input_hash(i) FROM unnest(p_ids, p_inputs, p_keys) WITH ORDINALITY AS one(u, i, k, o)
             WHERE k IS NOT NULL ORDER BY k COLLATE "C", o
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT DO NOTHING
+            RETURNING saga_id)
+        SELECT array_agg(f.saga_id) INTO mine FROM fresh f;
+        -- One look decides for all that follows: a key may be forgotten at any moment.
+        SELECT array_agg(b.saga_id ORDER BY o) INTO owner
+            FROM unnest(p_keys) WITH ORDINALITY AS one(k, o) LEFT JOIN pgsagaz.start_key b ON b.name = p_name AND b.key = k;
+        IF EXISTS (SELECT FROM unnest(p_keys, owner) AS one(k, f) WHERE k IS NOT NULL AND f IS NULL) THEN
+            RAISE EXCEPTION 'pgsagaz: a start key of saga % was forgotten at this moment: try again', p_name USING ERRCODE = '40001';
+        END IF;
         SELECT k AS key, b.saga_id INTO wrong
             FROM unnest(p_ids, p_inputs, p_keys) WITH ORDINALITY AS one(u, i, k, o) JOIN pgsagaz.start_key b ON b.name = p_name AND b.key = k
-            WHERE b.saga_id <> u AND pgsagaz.other_input(b.input_hash, pgsagaz.input_hash(i)) ORDER BY o LIMIT 1;
+            WHERE NOT (b.saga_id = u AND EXISTS (SELECT FROM unnest(mine) m WHERE m = u)) AND pgsagaz.other_input(b.input_hash, pgsagaz.input_hash(i))
+            ORDER BY o LIMIT 1;
         IF FOUND THEN
             RAISE EXCEPTION 'pgsagaz: saga % with key % was started with another input', p_name, wrong.key
                 USING ERRCODE = 'PS006', DETAIL = 'It is saga ' || wrong.saga_id || '.';
         END IF;
     END IF;
+    owner := coalesce(owner, array_fill(NULL::uuid, ARRAY[n]));
 
     falls_due := pgsagaz.now() + coalesce(p_timeout, known.timeout);
     ranks := pgsagaz.priority(p_name, which);
     -- The job is what pgsagaz.hint writes for one.
     WITH fresh AS (
         SELECT u AS id, k AS key, i AS input, nextval('pgsagaz.lane_id_seq') AS lane, nextval('pgsagaz.river_job_id_seq') AS job
-        FROM unnest(p_ids, p_inputs, coalesce(p_keys, array_fill(NULL::text, ARRAY[n]))) WITH ORDINALITY AS one(u, i, k, o)
-        WHERE k IS NULL OR EXISTS (SELECT FROM pgsagaz.start_key b WHERE b.name = p_name AND b.key = k AND b.saga_id = u)
+        FROM unnest(p_ids, p_inputs, coalesce(p_keys, array_fill(NULL::text, ARRAY[n])), owner) WITH ORDINALITY AS one(u, i, k, f, o)
+        WHERE f IS NULL OR f = u AND EXISTS (SELECT FROM unnest(mine) m WHERE m = u)
         ORDER BY o),
     sagas AS (
         INSERT INTO pgsagaz.saga (id, name, version, key, tags, input, traceparent, deadline, data_key)
-        SELECT f.id, p_name, which, f.key, p_tags, f.input, p_traceparent, falls_due, pgsagaz.sealed_by(f.input) FROM fresh f),
+        SELECT f.id, p_name, which, f.key, coalesce(p_tags, '{}'), f.input, p_traceparent, falls_due, pgsagaz.sealed_by(f.input) FROM fresh f),
     deadlines AS (
         INSERT INTO pgsagaz.deadline (saga_id, due_at) SELECT f.id, falls_due FROM fresh f WHERE falls_due IS NOT NULL),
     jobs AS (
@@ -69,15 +82,19 @@ BEGIN
                jsonb_build_object('saga', p_name, 'saga_id', f.id, 'step', ''), ARRAY[p_name] FROM fresh f)
     INSERT INTO pgsagaz.lane (id, saga_id, step, queue, priority, job_id) SELECT f.lane, f.id, '', 'default', ranks, f.job FROM fresh f;
 
+    IF NOT EXISTS (SELECT FROM unnest(p_ids, owner) AS one(u, f)
+                   WHERE f IS NOT NULL AND NOT (f = u AND EXISTS (SELECT FROM unnest(mine) m WHERE m = u))) THEN -- and the archive is not read: this transaction may be long, and its lock on it
+        RETURN QUERY SELECT u, which, false FROM unnest(p_ids) WITH ORDINALITY AS one(u, o) ORDER BY o;
+        RETURN;
+    END IF;
     RETURN QUERY
-        SELECT coalesce(b.saga_id, u),
-               CASE WHEN b.saga_id IS NULL OR b.saga_id = u THEN which
-                    ELSE coalesce((SELECT s.version FROM pgsagaz.saga s WHERE s.id = b.saga_id),
-                                  (SELECT a.version FROM pgsagaz.archive a WHERE a.id = b.saga_id), 0) END,
-               coalesce(b.saga_id <> u, false)
-        FROM unnest(p_ids, coalesce(p_keys, array_fill(NULL::text, ARRAY[n]))) WITH ORDINALITY AS one(u, k, o)
-             LEFT JOIN pgsagaz.start_key b ON b.name = p_name AND b.key = k
-        ORDER BY o;
+        SELECT coalesce(f, u),
+               CASE WHEN o.fresh THEN which
+                    ELSE coalesce((SELECT s.version FROM pgsagaz.saga s WHERE s.id = f), (SELECT a.version FROM pgsagaz.archive a WHERE a.id = f), 0) END,
+               NOT o.fresh
+        FROM (SELECT u, f, nth, f IS NULL OR f = u AND EXISTS (SELECT FROM unnest(mine) m WHERE m = u) AS fresh
+              FROM unnest(p_ids, owner) WITH ORDINALITY AS one(u, f, nth)) o
+        ORDER BY nth;
 END
 $$;
 

@@ -6,4 +6,5 @@ WITH missing AS (
     INSERT INTO pgsagaz.outbox_cursor (prev) SELECT '3:3:' WHERE EXISTS (SELECT FROM missing) RETURNING id
 )
 INSERT INTO pgsagaz.outbox_bucket (bucket, cursor_id) SELECT m.bucket, c.id FROM missing m, made c
+ON CONFLICT DO NOTHING -- of two who repair at once
 RETURNING '', '', '', format('bucket %s has a cursor, at the beginning', bucket)

@@ -1,6 +1,8 @@
--- As sweep_dead.sql frees lanes and outbox_beat frees buckets, and later than they would.
+-- As sweep_dead.sql frees lanes and outbox_beat frees buckets, and later than they would: nobody could beat while the server
+-- was away.
 WITH dead AS (
-    SELECT w.id FROM pgsagaz.worker w WHERE w.beat_at + w.lease <= pgsagaz.now() - $1::interval
+    SELECT w.id FROM pgsagaz.worker w
+    WHERE w.beat_at + w.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > w.lease + $1::interval
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
     SELECT l.saga_id, l.id, l.worker FROM pgsagaz.lane l
@@ -13,9 +15,14 @@ WITH dead AS (
         job_id = pgsagaz.hint(s.id, s.name, s.version, l.id, l.step, l.queue, l.priority)
     FROM lanes f, pgsagaz.saga s
     WHERE l.saga_id = f.saga_id AND l.id = f.id AND s.id = f.saga_id
-    RETURNING l.saga_id, s.name, l.step, f.worker
+    RETURNING l.saga_id, s.name, l.step, l.direction, l.generation, l.attempt, f.worker
+), noted AS (
+    INSERT INTO pgsagaz.attempt (saga_id, step, direction, generation, attempt, kind, worker, error, started_at, ended_at)
+    SELECT saga_id, step, direction, generation, attempt + 1, 'crash', worker, 'worker ' || worker || ' died', pgsagaz.now(), pgsagaz.now()
+    FROM freed WHERE step <> ''
 ), relays AS (
-    SELECT r.epoch, r.name FROM pgsagaz.outbox_relay r WHERE r.beat_at + r.lease <= pgsagaz.now() - $1::interval
+    SELECT r.epoch, r.name FROM pgsagaz.outbox_relay r
+    WHERE r.beat_at + r.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > r.lease + $1::interval
     FOR UPDATE SKIP LOCKED
 ), cursors AS (
     UPDATE pgsagaz.outbox_cursor c SET epoch = NULL FROM relays r WHERE c.epoch = r.epoch
