@@ -44,10 +44,10 @@ var untended = []struct {
 	{"overdue_command", "1", "", `INSERT INTO pgsagaz.command (saga_id, kind, created_at) VALUES ($1, 'cancel', now() - interval '1 hour')`, "the command cancel has a job again"},
 	{"overdue_lease", "1", "a", `UPDATE pgsagaz.lane SET worker = 'who', token = 1`, "taken from worker who"},
 	{
-		"overdue_lease", "1", "a", `WITH w AS (INSERT INTO pgsagaz.worker (id, host, pid, lock_key, lease, definitions, beat_at) VALUES ('late', '', 1, 2, '1 minute', '{}', now() - interval '1 hour'))
+		"overdue_lease", "1", "a", `WITH w AS (INSERT INTO pgsagaz.worker (id, host, pid, lock_key, lease, definitions, beat_at) VALUES ('late', '', 1, 2, '100 milliseconds', '{}', now() - interval '1 hour'))
 		UPDATE pgsagaz.lane SET worker = 'late', token = 1`, "taken from worker late",
 	},
-	{"overdue_lease", "", "", `UPDATE pgsagaz.outbox_relay SET beat_at = now() - interval '1 hour'`, "are free"},
+	{"overdue_lease", "", "", `UPDATE pgsagaz.outbox_relay SET lease = '100 milliseconds', beat_at = now() - interval '1 hour'`, "are free"},
 	{"overdue_deadline", "1", "", `INSERT INTO pgsagaz.deadline (saga_id, due_at) VALUES ($1, now() - interval '1 hour')`, ""},
 	{"overdue_message", "", "", `UPDATE pgsagaz.outbox_cursor SET prev = '3:3:'`, ""},
 	{

@@ -156,7 +156,7 @@ func engine() []Mutant {
 			Name: "start.check-then-act", Plants: "a start looks for its key and inserts when there is none: ten at once are ten sagas",
 			Edits: []Edit{
 				{Schema: "ALTER TABLE pgsagaz.start_key DROP CONSTRAINT start_key_pkey"},
-				function("start", "VALUES (p_name, p_key, id, hash)\n            ON CONFLICT DO NOTHING;", "SELECT p_name, p_key, id, hash WHERE NOT EXISTS (SELECT FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key);"),
+				function("start", "VALUES (p_name, p_key, id, hash)\n                ON CONFLICT DO NOTHING;", "SELECT p_name, p_key, id, hash WHERE NOT EXISTS (SELECT FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key);"),
 			},
 			Red: red("pgengine", "TestSagaz21_TenStartsOfOneKeyAreOneSaga"),
 		},

@@ -2,7 +2,7 @@
 -- was away.
 WITH dead AS (
     SELECT w.id FROM pgsagaz.worker w
-    WHERE w.beat_at + w.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > w.lease + $1::interval
+    WHERE w.beat_at + w.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > w.lease
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
     SELECT l.saga_id, l.id, l.worker FROM pgsagaz.lane l
@@ -22,7 +22,7 @@ WITH dead AS (
     FROM freed WHERE step <> ''
 ), relays AS (
     SELECT r.epoch, r.name FROM pgsagaz.outbox_relay r
-    WHERE r.beat_at + r.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > r.lease + $1::interval
+    WHERE r.beat_at + r.lease <= pgsagaz.now() - $1::interval AND clock_timestamp() - pg_postmaster_start_time() > r.lease
     FOR UPDATE SKIP LOCKED
 ), cursors AS (
     UPDATE pgsagaz.outbox_cursor c SET epoch = NULL FROM relays r WHERE c.epoch = r.epoch
