@@ -35,6 +35,11 @@ func newLane() *lane {
 	return l
 }
 
+// fails says that something does not get through, be it that nothing does, or what is aside.
+func (l *lane) fails() bool {
+	return l.failures > 0 || l.of != nil && (l.inFlight != nil || len(l.queue) > 0)
+}
+
 // put queues an event, where its key is.
 func (l *lane) put(it *item) {
 	if len(l.away) > 0 && l.away[faultName(it.event)] {
