@@ -78,6 +78,7 @@ func (l *loop) read(wants []want, f found, woken bool) (n int) {
 		}
 		switch k := len(s.pages); {
 		case len(f.items[i]) > 0 || k > 0 && s.pages[k-1].mark():
+			s.compact()
 			s.pages = append(s.pages, p)
 		case k > 0:
 			s.pages[k-1].end = p.end // nothing of ours lies between
