@@ -60,6 +60,29 @@ func faultName(e Event) string {
 type keyFault struct {
 	failures int
 	retryAt  time.Time
+	partly   bool // a topic of which something got through elsewhere meanwhile
+}
+
+// part puts keys aside whose topic is away, before they are tried: were each new key to find out by itself, a topic that hangs would hold up
+// all others. A key stays of which something is queued before. It is for when no call is under way.
+func (l *lane) part() {
+	down := func(it *item) bool {
+		fault := l.aside.topics[it.event.Topic]
+		return fault != nil && fault.failures > 1 && !fault.partly
+	}
+	if len(l.aside.topics) == 0 || !slices.ContainsFunc(l.queue, down) {
+		return
+	}
+	stays := map[string]bool{}
+	l.aside.queue = append(l.aside.queue, l.takeOut(func(it *item) bool {
+		name := faultName(it.event)
+		if !stays[name] && (l.away[name] || down(it)) {
+			l.away[name] = true
+			return true
+		}
+		stays[name] = true
+		return false
+	})...)
 }
 
 // pick takes the next call's events off the queue: the first ones, but for keys that have to wait. next is
@@ -73,6 +96,9 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	}
 	if now.Before(l.retryAt) {
 		return nil, l.retryAt
+	}
+	if l.aside != nil {
+		l.part()
 	}
 	bytes := 0
 	fits := func(it *item) bool {
@@ -142,9 +168,7 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	for _, it := range l.inFlight {
 		delete(l.keys, faultName(it.event))
 	}
-	if l.of != nil {
-		l.judge(now, failed, jitter)
-	}
+	l.judge(now, failed, jitter)
 	called := len(l.inFlight)
 	l.inFlight = nil
 	if len(failed) > 0 {
@@ -188,7 +212,8 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	}
 }
 
-// judge finds the topics of which nothing got through in a call.
+// judge finds the topics of which nothing got through in a call. A call for what is aside may have been of such keys alone that
+// fail, of a topic that works for others: those that are not aside tell.
 func (l *lane) judge(now time.Time, failed []*item, jitter float64) {
 	left := map[string]int{}
 	for _, it := range l.inFlight {
@@ -200,6 +225,12 @@ func (l *lane) judge(now time.Time, failed []*item, jitter float64) {
 		left[it.event.Topic]--
 	}
 	for topic, well := range left {
+		if l.of == nil {
+			if fault := l.aside.topics[topic]; fault != nil {
+				fault.partly = well > 0
+			}
+			continue
+		}
 		if well > 0 {
 			delete(l.topics, topic)
 			continue
