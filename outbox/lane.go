@@ -21,6 +21,7 @@ type lane struct {
 	failures int       // calls in a row in which nothing got through
 	retryAt  time.Time // after such
 	keys     map[string]*keyFault
+	idle     time.Time // until then nothing that is queued can go
 
 	topics map[string]*keyFault // aside: of which nothing got through the last time
 
@@ -46,6 +47,7 @@ func (l *lane) put(it *item) {
 		l = l.aside
 	}
 	l.queue = append(l.queue, it)
+	l.idle = time.Time{}
 }
 
 // faultName is what fails with an event: its key, or its topic if it has none.
@@ -83,6 +85,7 @@ func (l *lane) part() {
 		stays[name] = true
 		return false
 	})...)
+	l.aside.idle = time.Time{}
 }
 
 // pick takes the next call's events off the queue: the first ones, but for keys that have to wait. next is
@@ -96,6 +99,9 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	}
 	if now.Before(l.retryAt) {
 		return nil, l.retryAt
+	}
+	if now.Before(l.idle) {
+		return nil, l.idle
 	}
 	if l.aside != nil {
 		l.part()
@@ -155,6 +161,7 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	if len(batch) > 0 {
 		l.inFlight, next = batch, time.Time{}
 	}
+	l.idle = next
 	return batch, next
 }
 
@@ -170,7 +177,7 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	}
 	l.judge(now, failed, jitter)
 	called := len(l.inFlight)
-	l.inFlight = nil
+	l.inFlight, l.idle = nil, time.Time{}
 	if len(failed) > 0 {
 		l.queue = append(slices.Clone(failed), l.queue...)
 		if failpoint.Mutant("outbox.retry-at-the-end") {
@@ -201,6 +208,7 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 			l.away[name] = true
 		}
 		aside.queue = append(aside.queue, l.takeOut(func(it *item) bool { return l.away[faultName(it.event)] })...)
+		aside.idle = time.Time{}
 	}
 	if l.of != nil {
 		// The next call is for others: behind many keys of a topic that is away there may be some that came here by mishap.

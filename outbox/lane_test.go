@@ -227,3 +227,35 @@ func TestATopicThatWorksForOthersIsNotAway(t *testing.T) {
 		}
 	}
 }
+
+// TestALaneThatWaitsIsNotSearched: while all that is queued waits, asking for it costs nothing, until something changes.
+func TestALaneThatWaitsIsNotSearched(t *testing.T) {
+	l := newLane()
+	x := l.aside
+	now := time.Unix(0, 0)
+	for i := range 1000 {
+		x.queue = append(x.queue, queued(int64(i), "down", fmt.Sprint(i)))
+	}
+	x.topics["down"] = &keyFault{failures: 1, retryAt: now.Add(time.Minute)}
+	ask := func() {
+		if batch, next := x.pick(now, 100); len(batch) > 0 || !next.Equal(now.Add(time.Minute)) {
+			t.Fatalf("%d events go, and others at %v, want none before a minute", len(batch), next)
+		}
+	}
+	ask()
+	if n := testing.AllocsPerRun(10, ask); n > 0 {
+		t.Errorf("asking in vain takes %v allocations", n)
+	}
+	l.away["up"] = true
+	l.put(queued(1000, "up", "up"))
+	batch, _ := x.pick(now, 100)
+	if len(batch) != 1 {
+		t.Fatalf("%d events go when another came, want that one", len(batch))
+	}
+	x.answered(now, nil, true, true, 0.5)
+	ask()
+	now = now.Add(time.Minute)
+	if batch, _ := x.pick(now, 100); len(batch) == 0 {
+		t.Error("nothing goes when the time has come")
+	}
+}
