@@ -21,6 +21,7 @@ type lane struct {
 	failures int       // calls in a row in which nothing got through
 	retryAt  time.Time // after such
 	keys     map[string]*keyFault
+	idle     time.Time // until then nothing that is queued can go
 
 	topics map[string]*keyFault // aside: of which nothing got through the last time
 
@@ -35,12 +36,18 @@ func newLane() *lane {
 	return l
 }
 
+// fails says that something does not get through, be it that nothing does, or what is aside.
+func (l *lane) fails() bool {
+	return l.failures > 0 || l.of != nil && (l.inFlight != nil || len(l.queue) > 0)
+}
+
 // put queues an event, where its key is.
 func (l *lane) put(it *item) {
 	if len(l.away) > 0 && l.away[faultName(it.event)] {
 		l = l.aside
 	}
 	l.queue = append(l.queue, it)
+	l.idle = time.Time{}
 }
 
 // faultName is what fails with an event: its key, or its topic if it has none.
@@ -55,6 +62,30 @@ func faultName(e Event) string {
 type keyFault struct {
 	failures int
 	retryAt  time.Time
+	partly   bool // a topic of which something got through elsewhere meanwhile
+}
+
+// part puts keys aside whose topic is away, before they are tried: were each new key to find out by itself, a topic that hangs would hold up
+// all others. A key stays of which something is queued before. It is for when no call is under way.
+func (l *lane) part() {
+	down := func(it *item) bool {
+		fault := l.aside.topics[it.event.Topic]
+		return fault != nil && fault.failures > 1 && !fault.partly
+	}
+	if len(l.aside.topics) == 0 || !slices.ContainsFunc(l.queue, down) {
+		return
+	}
+	stays := map[string]bool{}
+	l.aside.queue = append(l.aside.queue, l.takeOut(func(it *item) bool {
+		name := faultName(it.event)
+		if !stays[name] && (l.away[name] || down(it)) {
+			l.away[name] = true
+			return true
+		}
+		stays[name] = true
+		return false
+	})...)
+	l.aside.idle = time.Time{}
 }
 
 // pick takes the next call's events off the queue: the first ones, but for keys that have to wait. next is
@@ -68,6 +99,12 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	}
 	if now.Before(l.retryAt) {
 		return nil, l.retryAt
+	}
+	if now.Before(l.idle) {
+		return nil, l.idle
+	}
+	if l.aside != nil {
+		l.part()
 	}
 	bytes := 0
 	fits := func(it *item) bool {
@@ -124,6 +161,7 @@ func (l *lane) pick(now time.Time, most int) (batch []*item, next time.Time) {
 	if len(batch) > 0 {
 		l.inFlight, next = batch, time.Time{}
 	}
+	l.idle = next
 	return batch, next
 }
 
@@ -137,11 +175,9 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	for _, it := range l.inFlight {
 		delete(l.keys, faultName(it.event))
 	}
-	if l.of != nil {
-		l.judge(now, failed, jitter)
-	}
+	l.judge(now, failed, jitter)
 	called := len(l.inFlight)
-	l.inFlight = nil
+	l.inFlight, l.idle = nil, time.Time{}
 	if len(failed) > 0 {
 		l.queue = append(slices.Clone(failed), l.queue...)
 		if failpoint.Mutant("outbox.retry-at-the-end") {
@@ -172,6 +208,7 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 			l.away[name] = true
 		}
 		aside.queue = append(aside.queue, l.takeOut(func(it *item) bool { return l.away[faultName(it.event)] })...)
+		aside.idle = time.Time{}
 	}
 	if l.of != nil {
 		// The next call is for others: behind many keys of a topic that is away there may be some that came here by mishap.
@@ -183,7 +220,8 @@ func (l *lane) answered(now time.Time, failed []*item, acked, others bool, jitte
 	}
 }
 
-// judge finds the topics of which nothing got through in a call.
+// judge finds the topics of which nothing got through in a call. A call for what is aside may have been of such keys alone that
+// fail, of a topic that works for others: those that are not aside tell.
 func (l *lane) judge(now time.Time, failed []*item, jitter float64) {
 	left := map[string]int{}
 	for _, it := range l.inFlight {
@@ -195,6 +233,12 @@ func (l *lane) judge(now time.Time, failed []*item, jitter float64) {
 		left[it.event.Topic]--
 	}
 	for topic, well := range left {
+		if l.of == nil {
+			if fault := l.aside.topics[topic]; fault != nil {
+				fault.partly = well > 0
+			}
+			continue
+		}
 		if well > 0 {
 			delete(l.topics, topic)
 			continue

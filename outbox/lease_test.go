@@ -71,6 +71,40 @@ func TestRelaysShare(t *testing.T) {
 	}
 }
 
+// TestARelayJoinsWhileATopicIsDown: what is for other topics goes on, of whatever bucket, and the relay that joined gets its share when nothing
+// waits any more.
+func TestARelayJoinsWhileATopicIsDown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var down atomic.Bool
+	down.Store(true)
+	broker := &outboxtest.Faulty{Publisher: w.broker, Away: func(e outbox.Event) bool { return e.Topic == "down" && down.Load() }}
+	n := 0
+	flow := func() {
+		for range 20 {
+			w.publish(message(fmt.Sprint(n), n))
+			n++
+		}
+		w.arrived(n)
+	}
+	w.relay(broker, outbox.Config{Lease: time.Second})
+	m := message("k", 1)
+	m.Topic = "down"
+	w.publish(m)
+	flow()
+	w.relay(broker, outbox.Config{Lease: time.Second})
+	for begun := time.Now(); time.Since(begun) < 2*time.Second; { // several heartbeats of both
+		flow()
+	}
+	down.Store(false)
+	n++
+	w.arrived(n)
+	w.until("both share", func() bool {
+		flow()
+		return slices.Equal(shares(w), []int{128, 128})
+	})
+}
+
 // TestTakeOver: what a dead relay had is published by others when its lease has ended, and what the dead does after that
 // counts for nothing.
 func TestTakeOver(t *testing.T) {

@@ -443,10 +443,12 @@ func (l *loop) done(it *item) {
 	it.page.left--
 	if it.shelved {
 		l.shelved--
-		return
+	} else {
+		l.outstanding--
+		l.bytes -= len(it.event.Payload)
 	}
-	l.outstanding--
-	l.bytes -= len(it.event.Payload)
+	// What was read at once lies in one array: one that waits would keep the bodies of all.
+	it.event.Payload, it.event.Headers = nil, nil
 }
 
 func jitter() float64 { return rand.Float64() }

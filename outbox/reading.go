@@ -8,16 +8,22 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
-// reading reads the next page of every span.
-func (l *loop) reading(now time.Time) op {
-	var wants []want
+// wants are the spans to be read.
+func (l *loop) wants() (wants []want) {
+	drains := l.drains()
 	for _, s := range l.spans {
-		if len(s.buckets) > 0 {
+		if len(s.buckets) > 0 && (s != drains || len(s.pages) == 0) {
 			wants = append(wants, want{s, s.buckets, s.read})
 		}
 	}
+	return wants
+}
+
+// reading reads the next page of every span.
+func (l *loop) reading(now time.Time) op {
+	wants := l.wants()
 	if len(wants) == 0 {
-		l.nextRead = now.Add(l.cfg.Poll)
+		l.nextRead = now.Add(min(busyPoll, l.cfg.Poll))
 		return nil
 	}
 	limit := max(1, min(l.room(), 4*l.cfg.Batch)/len(wants))
@@ -72,6 +78,7 @@ func (l *loop) read(wants []want, f found, woken bool) (n int) {
 		}
 		switch k := len(s.pages); {
 		case len(f.items[i]) > 0 || k > 0 && s.pages[k-1].mark():
+			s.compact()
 			s.pages = append(s.pages, p)
 		case k > 0:
 			s.pages[k-1].end = p.end // nothing of ours lies between

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 )
 
 // own publishes which buckets this relay sees to.
@@ -17,28 +18,54 @@ func (l *loop) own() {
 	l.r.owned.Store(&owned)
 }
 
-// giveAway marks the place in the stream up to which surplus buckets are still this relay's.
+// giveAway gives surplus buckets away, of spans of which all that was read is done: what is given is read no more, and would
+// otherwise rest until the last event before it has left, which may take as long as a topic is away.
 func (l *loop) giveAway() {
 	changed := false
-	for l.surplus > 0 && len(l.spans) > 0 {
-		s := slices.MaxFunc(l.spans, func(a, b *span) int { return len(a.buckets) - len(b.buckets) })
-		n := min(l.surplus, len(s.buckets))
-		if n == 0 {
+	for _, s := range l.spans {
+		if l.surplus == 0 {
 			break
 		}
-		given := slices.Clone(s.buckets[len(s.buckets)-n:])
-		s.buckets = slices.Clone(s.buckets[:len(s.buckets)-n])
+		if len(s.pages) > 0 {
+			continue
+		}
+		free := slices.DeleteFunc(slices.Clone(s.buckets), l.sends)
+		given := free[len(free)-min(l.surplus, len(free)):]
+		if len(given) == 0 {
+			continue
+		}
+		s.buckets = slices.DeleteFunc(slices.Clone(s.buckets), func(b int16) bool { return slices.Contains(given, b) })
 		for _, b := range given {
 			l.leaving[b] = true
 		}
 		s.pages = append(s.pages, &page{end: s.read, release: given})
-		l.surplus -= n
+		l.surplus -= len(given)
 		changed = true
 	}
 	if changed {
 		l.own()
 		l.advance()
+		l.readBy(time.Now())
 	}
+}
+
+// sends says that something is under way of a hold of that bucket.
+func (l *loop) sends(bucket int16) bool {
+	for _, h := range l.holds {
+		if h.bucket == bucket && !h.idle() {
+			return true
+		}
+	}
+	return false
+}
+
+// drains is the span that is read no further for now, so that what was read of it leaves, and buckets can be given away; nil: none. While
+// something does not get through, that could last, and all is read on. So a relay that joins then gets its share later.
+func (l *loop) drains() *span {
+	if l.surplus == 0 || len(l.spans) == 0 || slices.ContainsFunc(l.all, (*lane).fails) {
+		return nil
+	}
+	return slices.MaxFunc(l.spans, func(a, b *span) int { return len(a.buckets) - len(b.buckets) })
 }
 
 // nextMark acts on the first mark for which all is ready.
@@ -59,12 +86,7 @@ func (l *loop) ready(mark *page) bool {
 	if mark.absorb != nil {
 		return len(mark.absorb.pages) == 0
 	}
-	for _, h := range l.holds {
-		if slices.Contains(mark.release, h.bucket) && !h.idle() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(mark.release, l.sends)
 }
 
 // passed takes a mark away.

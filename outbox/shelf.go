@@ -4,8 +4,8 @@ import "context"
 
 // shelve makes room for more reading by forgetting the bodies of events that wait for a part of the broker: behind them may be
 // some for the rest of it. It does not ask whether that still works. The window may be full of what does not get through, so that
-// nothing could show it. Keys come aside only while others get through, and what is read of the others stays in the
-// window: in an outage of all of the broker the reading ends there.
+// nothing could show it. Keys come aside only while others get through, or of a topic of which nothing has,
+// and what is read of the others stays in the window: in an outage of all of the broker the reading ends there, or where the shelf is full.
 func (l *loop) shelve() {
 	for _, x := range l.lanes {
 		for _, it := range x.aside.queue {

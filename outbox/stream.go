@@ -77,6 +77,21 @@ func (s *span) advance() *page {
 	return nil
 }
 
+// compact forgets pages that are done, but not the first: the one before says how far they came. While an event waits, pages are read for
+// hours.
+func (s *span) compact() {
+	kept := s.pages[:0]
+	for _, p := range s.pages {
+		if k := len(kept); k > 0 && p.left == 0 && !p.mark() && !kept[k-1].mark() {
+			kept[k-1].end = p.end
+			continue
+		}
+		kept = append(kept, p)
+	}
+	clear(s.pages[len(kept):])
+	s.pages = kept
+}
+
 // share is how many of n buckets the relay of that rank gets, of so many relays.
 func share(n, relays, rank int) int {
 	if relays < 1 {
