@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -69,7 +71,12 @@ var (
 	ErrCorrupt = errors.New("the payload was damaged, or belongs elsewhere")
 	// ErrReserved: plain JSON looks like an encoded payload, and there is no codec to wrap it.
 	ErrReserved = errors.New("the payload begins as only encoded ones may")
+	// ErrNotKept: it could not be encoded, for its own fault, and was not stored. See [NotKept].
+	ErrNotKept = errors.New("the payload could not be encoded and was not kept")
 )
+
+// ErrSubject: a subject is not text of at most 512 bytes, as Postgres takes it. It comes without an [*Error].
+var ErrSubject = errors.New("codec: the subject is no name")
 
 // Error is why a payload can't be encoded or decoded. It never shows the payload. Errors of the database are not
 // of this type.
@@ -89,20 +96,24 @@ func (e *Error) Error() string {
 // Final says that no other process and no later day decodes it. What is not final is a matter of keys that are not to be had here
 // and now, and nobody's failed attempt.
 func (e *Error) Final() bool {
-	return errors.Is(e, ErrErased) || errors.Is(e, ErrCorrupt) || errors.Is(e, ErrReserved) || errors.Is(e, ErrUnknownKey)
+	return errors.Is(e, ErrErased) || errors.Is(e, ErrCorrupt) || errors.Is(e, ErrReserved) || errors.Is(e, ErrUnknownKey) ||
+		errors.Is(e, ErrNotKept)
 }
 
 // Unwrap returns one of the errors above, or the keyring's.
 func (e *Error) Unwrap() error { return e.Err }
 
 // KeyOf finds the data key of a subject and, for a new one, makes it: in the transaction of db, if that is one. "" is nobody, and
-// has the common key. Error: an [*Error] with [ErrErased]; the database's.
+// has the common key. Error: an [*Error] with [ErrErased]; [ErrSubject]; the database's.
 func (c *Codec) KeyOf(ctx context.Context, db sql.Querier, subject string) (Key, error) {
 	if c == nil || c.keyring == nil || subject == "" {
 		return Key{}, nil
 	}
 	if len(subject) > maxSubject {
-		return Key{}, fmt.Errorf("codec: a subject has %d bytes, at most %d are allowed", len(subject), maxSubject)
+		return Key{}, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrSubject, len(subject), maxSubject)
+	}
+	if !utf8.ValidString(subject) || strings.Contains(subject, "\x00") { // else it would cost the caller his transaction
+		return Key{}, fmt.Errorf("%w: %q is not text", ErrSubject, subject)
 	}
 	k, err := c.keys.of(ctx, db, c.keyring, subject)
 	if err != nil {
@@ -201,6 +212,9 @@ func (c *Codec) Decode(ctx context.Context, db sql.Querier, place string, stored
 	if f.flags == 0 {
 		return f.body, f.key, nil
 	}
+	if f.flags&unkept != 0 {
+		return nil, f.key, &Error{Place: place, Err: ErrNotKept}
+	}
 	if c == nil {
 		return nil, Key{}, &Error{Place: place, Err: ErrNoCodec}
 	}
@@ -246,6 +260,10 @@ func (c *Codec) DecodeJSON(ctx context.Context, db sql.Querier, place string, st
 // [ErrErased].
 func Erased(k Key) []byte { return (&frame{flags: tombstone, key: k}).marshal() }
 
+// NotKept is what is stored instead of a payload that nobody can encode, so that the rest of its message can be stored. It decodes
+// to [ErrNotKept].
+func NotKept() []byte { return (&frame{flags: unkept}).marshal() }
+
 // KeyIn is the key that a stored JSON payload is under; the common one for a plain payload. Nothing is decoded.
 func KeyIn(stored json.RawMessage) Key {
 	if !encodedJSON(stored) {
@@ -267,6 +285,8 @@ func Shown(err error) json.RawMessage {
 		word = "erased"
 	case errors.Is(err, ErrNoCodec), errors.Is(err, ErrNoKey):
 		word = "encoded"
+	case errors.Is(err, ErrNotKept):
+		word = "not kept"
 	}
 	return json.RawMessage(`{"pgsagaz":"` + word + `"}`)
 }

@@ -42,6 +42,7 @@ const (
 	encrypted  = 1
 	compressed = 2
 	tombstone  = 4
+	unkept     = 8
 )
 
 // frame is an encoded payload.
@@ -65,7 +66,7 @@ func (f *frame) marshal() []byte { return append(f.header(), f.body...) }
 
 func unmarshal(stored []byte) (frame, error) {
 	rest := stored[len(magic):]
-	if len(rest) == 0 || rest[0]&^(encrypted|compressed|tombstone) != 0 {
+	if len(rest) == 0 || rest[0]&^(encrypted|compressed|tombstone|unkept) != 0 {
 		return frame{}, ErrCorrupt
 	}
 	f := frame{flags: rest[0], body: rest[1:]}

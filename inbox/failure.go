@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
@@ -128,7 +129,9 @@ func (l *lane) giveUp(ctx context.Context, it *item, reason string, why error) {
 
 // bury writes the dead letter. nil: the event has been dealt with, or lies there already.
 func (c *Consumer) bury(ctx context.Context, tx pgx.Tx, it *item, reason string, why error) (*DeadLetter, error) {
-	if err := c.worker.seal(ctx, tx, it); err != nil {
+	if err := c.worker.seal(ctx, tx, it); unkeepable(err) {
+		it.stored = codec.NotKept()
+	} else if err != nil {
 		return nil, err
 	}
 	var outcomes []outcome
@@ -153,6 +156,10 @@ func (c *Consumer) bury(ctx context.Context, tx pgx.Tx, it *item, reason string,
 			return nil, err
 		}
 		stored, err := c.worker.payloads.seal(ctx, tx, c.cfg.Name, it.id, it.m)
+		if unkeepable(err) { // better without its payload than never
+			c.log.WarnContext(ctx, "the payload of a dead letter is not kept", "event", it.m.ID, "error", err)
+			stored, err = codec.NotKept(), nil
+		}
 		if err != nil {
 			return nil, err
 		}

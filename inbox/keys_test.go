@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,22 +74,23 @@ func blameless(t *testing.T, pool *pgxpool.Pool) {
 // answers with an error or not at all: messages wait, no attempt counts, and each takes effect once when the service is back.
 func TestKeysThatAreAwayAreWaitedFor(t *testing.T) {
 	t.Parallel()
-	const hanging = "published, it hangs"
 	hangs := func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
 	for name, c := range map[string]struct {
-		keep bool
-		fail func(context.Context, string) error
+		keep  bool
+		hangs bool
+		fail  func(context.Context, string) error
 	}{
-		"kept, it fails":      {true, func(context.Context, string) error { return errors.New("503") }},
-		"published, it fails": {false, func(context.Context, string) error { return errors.New("503") }},
-		"published, no key":   {false, func(context.Context, string) error { return fmt.Errorf("%w: k1", codec.ErrNoKey) }},
-		hanging:               {false, hangs},
+		"kept, it fails":      {true, false, func(context.Context, string) error { return errors.New("503") }},
+		"kept, it hangs":      {true, true, hangs},
+		"published, it fails": {false, false, func(context.Context, string) error { return errors.New("503") }},
+		"published, no key":   {false, false, func(context.Context, string) error { return fmt.Errorf("%w: k1", codec.ErrNoKey) }},
+		"published, it hangs": {false, true, hangs},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := newLedger(t)
 			attempts, timeout := 1, time.Minute
-			if name == hanging { // which must not bring down those that are slow once the service is back
+			if c.hangs { // which must not bring down those that are slow once the service is back
 				attempts, timeout = 1000, 200*time.Millisecond
 			}
 			keys := newKeyService(t, "k1")
@@ -111,7 +113,7 @@ func TestKeysThatAreAwayAreWaitedFor(t *testing.T) {
 			if n := query[int](t, pool, `SELECT count(*) FROM ledger`); n != 20 {
 				t.Errorf("%d effects, want 20", n)
 			}
-			if name != hanging {
+			if !c.hangs {
 				blameless(t, pool)
 			}
 		})
@@ -135,4 +137,55 @@ func TestAKeyThatIsMissingHoldsItsMessagesAlone(t *testing.T) {
 		t.Errorf("%d effects of messages whose key is missing", n)
 	}
 	blameless(t, pool)
+}
+
+// TestASubjectThatIsNoNameIsGivenUp: whether its payload is to be kept with the entry, or the handler fails on it: the message becomes a dead letter without
+// its payload, and what comes behind it goes on. A redrive of it is given up again, and hands the handler nothing.
+func TestASubjectThatIsNoNameIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for name, subject := range map[string]string{"too long": strings.Repeat("x", 513), "NUL": "a\x00b", "not UTF-8": "a\xff"} {
+		for _, keep := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, kept: %v", name, keep), func(t *testing.T) {
+				t.Parallel()
+				pool := newLedger(t)
+				b := newBroker()
+				messages := letters(6, 1)
+				bad := messages[1].ID
+				b.Publish(messages...)
+				run(t, pool, b.Source("c"), func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+					if m.ID == bad {
+						return outbox.Publish(ctx, tx, outbox.Message{Topic: "t", Payload: m.Payload})
+					}
+					return writes("c")(ctx, tx, m)
+				}, inbox.Config{MaxAttempts: 2, KeepPayload: keep, Codec: newKeyService(t, "k1").codec(t), Subject: func(m inbox.Message) string {
+					if m.ID == bad {
+						return subject
+					}
+					return m.Key
+				}})
+				drained(t, b)
+				if n := query[int](t, pool, `SELECT count(*) FROM ledger`); n != 5 {
+					t.Errorf("%d effects, want 5", n)
+				}
+				shown := func() inbox.DeadLetter {
+					all := deadLetters(t, pool)
+					if len(all) != 1 || all[0].Message.ID != bad || string(all[0].Message.Payload) != `{"pgsagaz":"not kept"}` {
+						t.Fatalf("dead letters: %+v", all)
+					}
+					return all[0]
+				}
+				d := shown()
+				if !strings.Contains(d.Error, "the subject is no name") {
+					t.Errorf("given up for %q", d.Error)
+				}
+				if _, err := inbox.Redrive(t.Context(), pool, inbox.By{}, d.ID); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "it is back", func() bool { return !deadLetters(t, pool)[0].Redriving })
+				if d = shown(); !strings.Contains(d.Error, "was not kept") {
+					t.Errorf("given up again for %q", d.Error)
+				}
+			})
+		}
+	}
 }

@@ -23,6 +23,7 @@ type lane struct {
 	ready []*item
 	holds map[string]*hold
 	rest  []*item // waited behind the item that is being tried again
+	tried bool    // the last that next gave was such an item
 }
 
 // hold is a message that has failed and waits for its next attempt, with what waits behind it.
@@ -77,12 +78,16 @@ func (l *lane) next() (batch []*item, wait time.Duration) {
 	l.incoming = nil
 	l.mu.Unlock()
 
+	// By turns: messages that fail slowly are due again as soon as they have failed, and would leave no time for the others.
+	fresh := l.tried && len(l.ready) > 0
+	l.tried = false
 	wait = time.Hour
 	for key, h := range l.holds {
 		due := time.Until(h.at)
-		if due <= 0 {
+		if due <= 0 && !fresh {
 			delete(l.holds, key)
 			l.rest = h.queue[1:]
+			l.tried = true
 			return h.queue[:1:1], 0
 		}
 		wait = min(wait, due)

@@ -40,8 +40,15 @@ func (p payloads) seal(ctx context.Context, db sql.Querier, consumer string, id 
 	if c, ok := errors.AsType[*codec.Error](err); ok && errors.Is(err, codec.ErrErased) {
 		return codec.Erased(c.Key), nil
 	}
+	if errors.Is(err, codec.ErrSubject) { // it will not have another the next time
+		err = Terminal(err)
+	}
 	return stored, err
 }
+
+// unkeepable says whether a payload can't be sealed for a fault of its message's own. A key that is damaged is none: with the right keyring it
+// may be read, so the message waits for that.
+func unkeepable(err error) bool { return errors.Is(err, codec.ErrSubject) }
 
 // inHandler says in the context of a handler how what it publishes is kept.
 func (p payloads) inHandler(ctx context.Context, m *Message) context.Context {

@@ -129,10 +129,11 @@ func (c *Consumer) redriveSome(ctx context.Context) error {
 	return err
 }
 
-// decodeDead decodes the payload of a dead letter. One whose subject was erased is given up again, with that as its error.
+// decodeDead decodes the payload of a dead letter. One that is not there any more, as its subject was erased or could not be named, is given
+// up again, with that as its error.
 func (c *Consumer) decodeDead(ctx context.Context, it *item) error {
 	plain, _, err := c.cfg.Codec.Decode(ctx, c.pool, place(c.cfg.Name, it.entry), it.m.Payload)
-	if errors.Is(err, codec.ErrErased) {
+	if errors.Is(err, codec.ErrErased) || errors.Is(err, codec.ErrNotKept) {
 		it.verdict, plain, err = &verdict{"terminal", err}, nil, nil
 	}
 	if err == nil {

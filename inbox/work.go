@@ -229,11 +229,18 @@ func (w *worker) begin(ctx context.Context, conn *pgxpool.Conn, items []*item) (
 	return tx, outcomes, nil
 }
 
-// seal encodes the payload that is kept with the entry of an item, if it is.
+// seal encodes the payload that is kept with the entry of an item, if it is. A key service that hangs must not hang the lane:
+// it may take as long as a handler.
 func (w *worker) seal(ctx context.Context, db sql.Querier, it *item) (err error) {
-	if w.keepPayload && it.stored == nil && it.m.Payload != nil {
-		it.stored, err = w.payloads.seal(ctx, db, w.consumer, it.id, it.m)
+	if !w.keepPayload || it.stored != nil || it.m.Payload == nil {
+		return nil
 	}
+	if w.timeout > 0 {
+		bounded, cancel := context.WithTimeout(ctx, w.timeout)
+		defer cancel()
+		ctx = bounded
+	}
+	it.stored, err = w.payloads.seal(ctx, db, w.consumer, it.id, it.m)
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/outbox"
+	"github.com/pgsagaz/pgsagaz/sql"
 )
 
 // TestAnErasureSeesWhatIsAboutToCommit: an erasure that is not by force waits for transactions that have published under the subject, by
@@ -100,5 +101,58 @@ func TestAnErasureSeesWhatIsAboutToCommit(t *testing.T) {
 	})
 	if err == nil || errors.Is(err, codec.ErrInUse) {
 		t.Errorf("with one snapshot for all: %v, want it refused", err)
+	}
+}
+
+// TestAKeyThatIsNewerThanTheSnapshotIsNotErased: a transaction with one snapshot does not see a key that was made after it. It is told to try again, which is
+// what it then does with success; only of an erased subject it is told that it was erased.
+func TestAKeyThatIsNewerThanTheSnapshotIsNotErased(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	text, err := codec.NewKey("k1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := codec.ParseKeys(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := codec.New(codec.Config{Keyring: ring, KeepKeys: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		subject := string(level)
+		ctx := codec.With(t.Context(), c, subject)
+		// publish does it in a transaction whose snapshot is older than what before does.
+		publish := func(before func()) error {
+			return pgx.BeginTxFunc(ctx, w.pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, `SELECT count(*) FROM pgsagaz.data_key`); err != nil {
+					return err
+				}
+				before()
+				return outbox.Publish(ctx, tx, outbox.Message{Topic: "t", Payload: []byte("Ann")})
+			})
+		}
+		err := publish(func() {
+			if _, err := c.KeyOf(ctx, w.pool, subject); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if sql.State(err) != "40001" || errors.Is(err, codec.ErrErased) {
+			t.Errorf("%s: a key that is newer than the snapshot: %v, want 40001", level, err)
+		}
+		if err := publish(func() {}); err != nil {
+			t.Errorf("%s: the second time: %v", level, err)
+		}
+		if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+			_, err := codec.Erase(ctx, tx, subject, codec.EraseOptions{Reason: "a letter", Force: true})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(func() {}); !errors.Is(err, codec.ErrErased) {
+			t.Errorf("%s: after the erasure: %v, want ErrErased", level, err)
+		}
 	}
 }

@@ -23,7 +23,11 @@
 //     that is left, and the log says how many were lost.
 //   - That a topic was made anew is seen by its end alone. Kafka forgets the group's offsets with the topic; for offsets in Postgres, reset them
 //     (inbox.Offsets.Reset) before more is sent than the old topic had.
-//   - Transactions of producers are respected: only committed records are read.
+//   - Transactions of producers are respected by half. The broker is asked for committed records: those of a transaction that is open,
+//     and what lies behind them, come when it has ended. But it leaves it to the reader to drop the records of aborted transactions and the
+//     markers of their ends, and kafka.Conn does not: it tells neither from other records. So a topic that a producer with a
+//     transactional.id writes to gives all records of aborted transactions as if they were committed, and each marker as
+//     a message with a key of 4 bytes and a payload of 6. Do not read such a topic with this package. Package kafkapub makes no transactions.
 //   - Offsets may be kept in Postgres (Config.Offsets): each generation begins where they say, whatever the group's offsets say, which expire
 //     with the group's last member. They are saved after the commits that they tell of, not with them: the claims of the
 //     inbox are what makes a message count once, and an offset that is a little behind is then as good.

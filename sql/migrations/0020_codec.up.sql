@@ -27,15 +27,21 @@ CREATE FUNCTION pgsagaz.payload_key(p_payload bytea) RETURNS uuid
     $$;
 
 -- Keeps a subject from being erased until the end of the transaction, which writes something under its key: a saga or a message. Whoever
--- erases waits for this lock. Whoever comes here after him finds the key gone, though he may have it in memory.
+-- erases waits for this lock. Whoever comes here after him finds the key gone, though he may have it in memory. To a transaction with one
+-- snapshot a key that was made after that is not there: it is not erased, and the next transaction sees it.
 CREATE FUNCTION pgsagaz.data_key_hold(p_key uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
     PERFORM FROM pgsagaz.data_key k WHERE k.id = p_key AND k.erased_at IS NULL FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'pgsagaz: the subject of this payload was erased' USING ERRCODE = 'PS040';
+    IF FOUND THEN
+        RETURN;
     END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' AND NOT EXISTS (SELECT FROM pgsagaz.data_key k WHERE k.id = p_key) THEN
+        RAISE EXCEPTION 'pgsagaz: the key of this payload is newer than the transaction''s snapshot' USING ERRCODE = '40001',
+            HINT = 'Try the whole transaction again.';
+    END IF;
+    RAISE EXCEPTION 'pgsagaz: the subject of this payload was erased' USING ERRCODE = 'PS040';
 END
 $$;
 
