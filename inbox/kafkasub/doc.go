@@ -12,7 +12,8 @@
 // deliveries are revoked, and the broker refuses offsets of an old generation anyhow. So a rebalance makes duplicates, and package
 // inbox finds them.
 //
-// A record without a CloudEvent in it counts by its place: topic, partition, offset.
+// A record without a CloudEvent in it counts by its place: topic, partition, offset, and its time, as a topic
+// that is made anew has the same offsets for other records.
 //
 // # Settings, and why they are so
 //

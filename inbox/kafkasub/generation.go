@@ -91,7 +91,9 @@ func (g *generation) deliver(p *partition, m kafka.Message) inbox.Delivery {
 	for _, h := range m.Headers {
 		headers[h.Key] = string(h.Value)
 	}
-	message, err := inbox.Decode(m.Topic, fmt.Sprintf("%s/%d/%d", m.Topic, m.Partition, m.Offset), headers, m.Value)
+	// With its time: at that offset there may have been another record, of a topic by that name that was deleted since.
+	place := fmt.Sprintf("%s/%d/%d@%d", m.Topic, m.Partition, m.Offset, m.Time.UnixMilli())
+	message, err := inbox.Decode(m.Topic, place, headers, m.Value)
 	if message.Key == "" {
 		message.Key = string(m.Key)
 	}
