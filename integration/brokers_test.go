@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/pgsagaz/pgsagaz/inbox"
@@ -48,6 +49,50 @@ func kafkaRouteTo(broker, topic string) route {
 }
 
 func amqpRoute(t *testing.T, topic string) route { return amqpRouteTo(brokertest.AMQP(t), topic) }
+
+// bound waits until a queue of RabbitMQ is there and bound: what is published before is not for it. A source consumes after it has
+// bound its queue.
+func bound(t *testing.T, topic string, r route, consumer string) {
+	t.Helper()
+	s, err := r.source(&brokertest.Net{}, consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	fetched := make(chan struct{})
+	go func() {
+		defer close(fetched)
+		_, _ = s.Fetch(ctx, 1)
+	}()
+	defer func() {
+		cancel()
+		<-fetched
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := amqp.Dial(brokertest.AMQP(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for {
+		channel, err := conn.Channel() // one that is not found closes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := channel.QueueDeclarePassive(topic+consumer, true, false, false, false, nil)
+		if err == nil && q.Consumers > 0 {
+			return
+		}
+		_ = channel.Close()
+		select {
+		case <-fetched:
+			t.Fatalf("the source of %s ended", consumer)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
 
 func amqpRouteTo(url, topic string) route {
 	return route{members: 2, // one of which is active
@@ -92,10 +137,19 @@ func TestThroughBrokers(t *testing.T) {
 	for name, newRoute := range map[string]func(*testing.T, string) route{"kafka": kafkaRoute, "amqp": amqpRoute, "redis": redisRoute} {
 		t.Run(name, func(t *testing.T) {
 			topic := brokertest.Name("through")
-			throughBroker(t, topic, newRoute(t, topic))
+			r := newRoute(t, topic)
+			if name == "amqp" {
+				for _, consumer := range readers {
+					bound(t, topic, r, consumer)
+				}
+			}
+			throughBroker(t, topic, r)
 		})
 	}
 }
+
+// readers are the consumers of what goes through a broker.
+var readers = []string{"mail", "search"}
 
 // part is a relay or a member of a consumer, with a network of its own.
 type part struct {
@@ -121,7 +175,7 @@ func (p *part) start(t *testing.T) {
 
 func throughBroker(t *testing.T, topic string, r route) {
 	const keys, each = 16, 60
-	consumers := []string{"mail", "search"}
+	consumers := readers
 	shop, other := sqltest.New(t), sqltest.New(t)
 	mustExec(t, shop, `CREATE TABLE orders (key text PRIMARY KEY, n int NOT NULL)`)
 	mustExec(t, other, `CREATE TABLE ledger (at bigserial, consumer text, key text, n int)`)
