@@ -197,10 +197,11 @@ func (m *mail) compare() {
 		m.Fatal(err)
 	}
 	place, count := map[string]int{}, map[string]int{} // of a payload in its key
+	keys := map[string]string{}
 	var key, payload string
 	if _, err := pgx.ForEachRow(rows, []any{&key, &payload}, func() error {
 		count[key]++
-		place[payload] = count[key]
+		place[payload], keys[payload] = count[key], key
 		return nil
 	}); err != nil {
 		m.Fatal(err)
@@ -225,6 +226,11 @@ func (m *mail) compare() {
 	}
 	if len(seen) != len(place) {
 		m.Errorf("%d of %d committed events arrived", len(seen), len(place))
+	}
+	for p, at := range place {
+		if !seen[p] {
+			m.Errorf("lost: event %d of %d of key %q", at, count[keys[p]], keys[p])
+		}
 	}
 	m.Logf("%d events, %d arrivals", len(place), m.broker.Len())
 }

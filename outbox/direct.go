@@ -112,10 +112,18 @@ func (d *Direct) PublishAfterCommit(ctx context.Context, tx pgx.Tx, messages ...
 	if len(messages) == 0 {
 		return func(context.Context) error { return nil }, nil
 	}
-	b := &pgx.Batch{}
-	holdSubject(b, r.payloads[0])
-	b.Queue(sql.OutboxDirectInsert, append(r.args(sagaID, step), d.cfg.Lease)...).Exec(func(tag pgconn.CommandTag) error { return written(tag, len(messages)) })
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+	args := append(r.args(sagaID, step), d.cfg.Lease)
+	var b pgx.Batch
+	if holdSubject(&b, r.payloads[0]); b.Len() > 0 {
+		b.Queue(sql.OutboxDirectInsert, args...).Exec(func(tag pgconn.CommandTag) error { return written(tag, len(messages)) })
+		err = tx.SendBatch(ctx, &b).Close()
+	} else {
+		var tag pgconn.CommandTag
+		if tag, err = tx.Exec(ctx, sql.OutboxDirectInsert, args...); err == nil {
+			err = written(tag, len(messages))
+		}
+	}
+	if err != nil {
 		return nil, failed(err, r.payloads[0])
 	}
 	return func(ctx context.Context) error { return d.send(ctx, begun, r.ids, events) }, nil
