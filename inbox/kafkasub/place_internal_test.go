@@ -17,7 +17,10 @@ func TestPlaces(t *testing.T) {
 	if got, want := id(at), "orders/3/7@1700000000000"; got != want {
 		t.Errorf("the id is %s, want %s", got, want)
 	}
-	if id(at) != id(at) || id(at) == id(at.Add(time.Hour)) {
+	if first, second := id(at), id(at); first != second {
+		t.Errorf("the id is %s, and %s when it comes again", first, second)
+	}
+	if id(at) == id(at.Add(time.Hour)) {
 		t.Error("the id does not go by the time")
 	}
 }
