@@ -340,3 +340,36 @@ func TestPublishAfterCommitUnderACodec(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusWhileDirectIsEmptied: a status that is being read while what was not sent moves on, and its table is emptied, counts that
+// message once all the same. A TRUNCATE is seen by snapshots that are older than it.
+func TestStatusWhileDirectIsEmptied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.committed(w.direct(w.broker, outbox.DirectConfig{Lease: time.Millisecond, Timeout: time.Microsecond}), message("a", 1))
+	w.exec("UPDATE pgsagaz.outbox_state SET direct_slot = 1 - direct_slot") // the turn of the message's part has ended
+	blocker := w.begin()
+	if _, err := blocker.Exec(t.Context(), "LOCK TABLE pgsagaz.outbox_relay IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan outbox.Status, 1)
+	go func() {
+		s, err := outbox.GetStatus(t.Context(), w.pool)
+		if err != nil {
+			t.Error(err)
+		}
+		read <- s
+	}()
+	w.until("the status is being read", func() bool {
+		return query[bool](w, "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'pgsagaz.outbox_relay'::regclass AND NOT granted)")
+	})
+	if n := query[int](w, "SELECT moved FROM pgsagaz.outbox_direct_tend(1000, '1 hour', 1 << 30)"); n != 1 {
+		t.Fatalf("%d messages moved on", n)
+	}
+	if err := blocker.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-read; s.Pending+s.Direct != 1 {
+		t.Errorf("%d are pending and %d at their writers, want one of them to be 1", s.Pending, s.Direct)
+	}
+}

@@ -96,7 +96,7 @@ type Guards struct {
 // countMost bounds the counts of GetStatus.
 const countMost = 1_000_000
 
-// GetStatus looks how the outbox stands, in one snapshot. Each of its counts stops at a million.
+// GetStatus looks how the outbox stands, in one snapshot. Each of its counts stops at a million. Slots are not emptied while it looks.
 func GetStatus(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	return Glance(ctx, pool, countMost)
 }
@@ -106,6 +106,9 @@ func Glance(ctx context.Context, pool *pgxpool.Pool, most int) (Status, error) {
 	s := Status{Topics: []TopicStatus{}, Buckets: []BucketStatus{}, Relays: []RelayStatus{}, Stuck: []StuckKey{}, Slots: []SlotStatus{}}
 	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sql.NoJIT); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sql.OutboxStatusLock); err != nil { // before the first query takes the snapshot
 			return err
 		}
 		for _, part := range []func(context.Context, sql.Querier) error{s.readBuckets, s.readRelays, s.readStuck, s.readSlots, s.readGuards} {

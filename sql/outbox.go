@@ -84,6 +84,8 @@ var (
 	OutboxReplay string
 	//go:embed queries/outbox_last_id.sql
 	OutboxLastID string
+	//go:embed queries/outbox_status_lock.sql
+	OutboxStatusLock string
 	//go:embed queries/outbox_status_pending.sql
 	OutboxStatusPending string
 	//go:embed queries/outbox_status_buckets.sql

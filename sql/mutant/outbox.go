@@ -95,6 +95,11 @@ func outbox() []Mutant {
 			Edits: []Edit{function("outbox_truncate", "        IF found THEN\n            RAISE lock_not_available; -- lets go of the lock and of what was archived\n        END IF;", "")},
 			Red:   red("outbox", "TestTruncateLooksTwice"),
 		},
+		{
+			Name: "outbox.status-beside-truncate", Plants: "a slot is emptied under a status that is being read, which then counts neither what was in it nor where it went",
+			Edits: []Edit{statement(&sql.OutboxStatusLock, "LOCK TABLE pgsagaz.outbox, pgsagaz.outbox_direct IN ACCESS SHARE MODE", "SELECT")},
+			Red:   red("outbox", "TestStatusWhileDirectIsEmptied"),
+		},
 
 		// Writing.
 		{
