@@ -3,7 +3,6 @@ package pgengine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -227,14 +226,18 @@ func (e *Engine) settleActivity(ctx context.Context, l *lane, rec *record,
 			if err := e.keep(ctx, e.pool, &s); err != nil {
 				return false, err
 			}
-			b := &pgx.Batch{} // no BEGIN: what a pipeline holds up to its end is one transaction
-			s.queue(b)
-			err := e.pool.SendBatch(ctx, b).Close()
-			if err == nil {
-				return e.settled(&s, nil), nil
+			var settled bool
+			var err error
+			if s.plain() && l.taken {
+				settled, err = e.settling.do(ctx, &s, e.settleTogether)
+			} else {
+				settled, err = e.settleAlone(ctx, &s)
 			}
-			if err = answered(err); !errors.Is(err, errTurnedBack) && sql.State(err) != notNull {
+			if err != nil {
 				return false, err
+			}
+			if settled {
+				return e.settled(&s, nil), nil
 			}
 			// The saga turns back. What was done is recorded all the same, and will be undone.
 		}

@@ -34,6 +34,8 @@ var (
 	TxIdleLimit string
 	//go:embed queries/lane_begin.sql
 	LaneBegin string
+	//go:embed queries/lane_begin_many.sql
+	LaneBeginMany string
 	//go:embed queries/lane_peek.sql
 	LanePeek string
 	//go:embed queries/lane_take.sql
@@ -102,6 +104,8 @@ var (
 	SettleFused string
 	//go:embed queries/settle_next.sql
 	SettleNext string
+	//go:embed queries/settle_many.sql
+	SettleMany string
 	//go:embed queries/lane_move.sql
 	LaneMove string
 	//go:embed queries/lane_move_first.sql
