@@ -44,9 +44,26 @@ func chain(version, n int, fuse bool) pgengine.Definition {
 	return pgengine.Saga[work]{Version: version, Fuse: fuse, Steps: steps}
 }
 
+// calls is a saga of n Activities that do nothing, outside any transaction.
+func calls(version, n int) pgengine.Definition {
+	var steps []pgengine.Step[work]
+	for i := range n {
+		step := pgengine.Activity[work, int]{
+			Name: fmt.Sprintf("step%d", i+1),
+			Do:   func(context.Context, pgengine.Call[work]) (int, error) { return i, nil },
+		}
+		if i > 0 {
+			step.After = pgengine.Steps(steps[i-1])
+		}
+		steps = append(steps, step)
+	}
+	return pgengine.Saga[work]{Version: version, Steps: steps}
+}
+
 // Saga measures chains of TxSteps, from the start to the end of a saga, in one process, against the
 // same INSERTs with one state write each, committed step by step: four round trips and one commit a step. It does so
-// twice: with a commit a step, and with steps that share one ([pgengine.Saga.Fuse]).
+// with a commit a step, and with steps that share one ([pgengine.Saga.Fuse]); and it measures chains of Activities that do nothing, whose results
+// are settled, against that floor.
 // The database must be migrated. What it writes stays in the schema pgsagaz_bench, and its sagas.
 func Saga(ctx context.Context, config *pgxpool.Config, o Options) (results []Result, err error) {
 	o = o.withDefaults()
@@ -62,8 +79,8 @@ func Saga(ctx context.Context, config *pgxpool.Config, o Options) (results []Res
 	if err := prepare(ctx, pool); err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	single, fused := 2*o.Steps, 2*o.Steps+1 // versions
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chain(single, o.Steps, false), chain(fused, o.Steps, true)}, Logger: o.Logger})
+	single, fused, outside := 3*o.Steps, 3*o.Steps+1, 3*o.Steps+2 // versions
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{chain(single, o.Steps, false), chain(fused, o.Steps, true), calls(outside, o.Steps)}, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
@@ -103,7 +120,7 @@ func Saga(ctx context.Context, config *pgxpool.Config, o Options) (results []Res
 		for _, kind := range []struct {
 			name    string
 			version int
-		}{{"saga", single}, {"saga, fused", fused}} {
+		}{{"saga", single}, {"saga, fused", fused}, {"saga of activities", outside}} {
 			r, err := pair(ctx, o, g, kind.name, concurrency, ours(kind.version), floor)
 			if err != nil {
 				return results, fmt.Errorf("bench %s, %d in flight: %w", kind.name, concurrency, err)
