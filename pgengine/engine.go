@@ -66,8 +66,7 @@ type Engine struct {
 
 	ends ends
 
-	settling  *together[*settlement]
-	beginning *together[*begun]
+	settling *together[*settlement] // of Activities
 
 	mu   sync.Mutex
 	held map[int64]*halt // by token: what this process drives; listed before it is taken
@@ -81,7 +80,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 		pool: pool, log: cfg.Logger, listener: cfg.Listener, codec: cfg.Codec, maxPayload: cfg.MaxPayload, maxCrashes: cfg.MaxCrashes,
 		graphs: map[string]map[int]*graph{}, latest: map[string]*graph{},
 		held: map[int64]*halt{}, ends: ends{waiting: map[string][]chan error{}},
-		settling: newTogether((*settlement).size), beginning: newTogether(func(*begun) int { return 0 }),
+		settling: newTogether((*settlement).size),
 	}
 	if e.log == nil {
 		e.log = slog.Default()

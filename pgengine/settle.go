@@ -71,8 +71,8 @@ func (s *settlement) args() []any {
 		failure, note = optional(s.rec.err), optional(s.rec.note)
 	}
 	if s.here != nil {
-		name, direction := s.g.nodes[s.here.node].name, string(s.here.direction)
-		nextStep, nextDirection, nextGeneration = &name, &direction, &s.here.generation
+		direction := string(s.here.direction)
+		nextStep, nextDirection, nextGeneration = s.g.nameOf(s.here), &direction, &s.here.generation
 	}
 	if s.state != "" {
 		state = optional(string(s.state))

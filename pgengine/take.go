@@ -98,30 +98,34 @@ func (e *Engine) peek(ctx context.Context, l *lane) error {
 // another it finds nothing.
 func (e *Engine) begin(ctx context.Context, l *lane) error {
 	here, others := l.divide(l.g.first())
-	b := begun{lane: l, here: here, others: others}
+	var name *string
+	if here != nil {
+		name = &l.g.nodes[here.node].name
+	}
+	var input []byte
+	var left *float64
+	var from origin
+	begin := func(q sql.Querier) error {
+		return q.QueryRow(ctx, sql.LaneBegin, l.sagaID, l.id, l.opts.Worker, l.token, name,
+			others.steps, others.directions, others.generations, others.queues, others.priorities).Scan(&l.sagaAt, &input, &left, &l.isChild, &from.age, &from.traceparent)
+	}
 	var err error
-	switch {
-	case l.g.hooks.start != nil:
+	if l.g.hooks.start == nil {
+		err = begin(e.pool)
+	} else {
 		err = e.inHookTx(ctx, l, func(tx *stepTx) error {
-			if err := e.beginAlone(ctx, tx, &b); err != nil {
+			if err := begin(tx); err != nil {
 				return err
 			}
-			plain, err := e.open(ctx, tx, atInput(l.g.name), b.input)
+			plain, err := e.open(ctx, tx, atInput(l.g.name), input)
 			if errors.Is(err, codec.ErrErased) { // the lane finds out at its first step
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			return e.callHooks(ctx, tx, l.g, codec.KeyIn(b.input), plain, nil, []Event{l.g.passage(l.sagaID, Running)})
+			return e.callHooks(ctx, tx, l.g, codec.KeyIn(input), plain, nil, []Event{l.g.passage(l.sagaID, Running)})
 		})
-	case here != nil && others.steps == nil:
-		var together bool
-		if together, err = e.beginning.do(ctx, &b, e.beginTogether); err == nil && !together {
-			err = e.beginAlone(ctx, e.pool, &b)
-		}
-	default:
-		err = e.beginAlone(ctx, e.pool, &b)
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return e.inherit(ctx, l)
@@ -138,10 +142,9 @@ func (e *Engine) begin(ctx context.Context, l *lane) error {
 		return errLost // every first step has a queue of its own
 	}
 	l.at, l.results, l.queue, l.taken = *here, map[string]json.RawMessage{}, defaultQueue, true
-	l.sagaAt, l.isChild = b.state, b.isChild
-	l.setDeadline(b.left)
-	l.origin = b.from.complete()
-	return e.understand(ctx, l, b.input)
+	l.setDeadline(left)
+	l.origin = from.complete()
+	return e.understand(ctx, l, input)
 }
 
 // inherit begins a saga that goes on for another one: where, follows from what it took over. It returns errLost, as whatever

@@ -34,8 +34,6 @@ var (
 	TxIdleLimit string
 	//go:embed queries/lane_begin.sql
 	LaneBegin string
-	//go:embed queries/lane_begin_many.sql
-	LaneBeginMany string
 	//go:embed queries/lane_peek.sql
 	LanePeek string
 	//go:embed queries/lane_take.sql

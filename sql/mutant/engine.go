@@ -26,6 +26,16 @@ func engine() []Mutant {
 			Red:   red("pgengine", "TestAZombieBesideItsSuccessor"),
 		},
 		{
+			Name: "settle.together-no-token", Plants: "Activities that are settled in one commit settle without asking whose the lane is",
+			Edits: []Edit{statement(&sql.SettleMany, "WHERE d.next IS NOT NULL AND l.saga_id = d.saga_id AND l.id = d.lane AND l.token = d.token", "WHERE d.next IS NOT NULL AND l.saga_id = d.saga_id AND l.id = d.lane")},
+			Red:   red("sql", "TestSettlingTogetherIsSettlingAlone"),
+		},
+		{
+			Name: "settle.together-waits", Plants: "who settles several sagas waits for one while he holds others: two of them wait for each other",
+			Edits: []Edit{statement(&sql.SettleMany, " SKIP LOCKED", "")},
+			Red:   red("sql", "TestSettlingTogetherWaitsForNoSaga"),
+		},
+		{
 			Name: "claim.two-winners", Plants: "a lane that somebody drives can be taken once more: a second hint does the step a second time",
 			Edits: []Edit{statement(&sql.LaneTake, "worker IS NULL AND ", "")},
 			Red:   red("pgengine", "TestASecondHintTakesNothingAway"),

@@ -4,13 +4,11 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgsagaz/pgsagaz/sql"
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
 
-// before is what may have become of a saga by the time that somebody settles a step of it, or begins it.
+// before is what may have become of a saga by the time that somebody settles a step of it.
 var before = []struct {
 	name, statement string
 	passed          bool // over
@@ -76,61 +74,9 @@ func settleMany(t *testing.T, db sql.Querier, all []settling) []int64 {
 	return list[int64](t, db, sql.SettleMany, sagas, lanes, tokens, steps, attempts, workers, results, took, next)
 }
 
-// TestBeginningTogetherIsBeginningAlone: lane_begin_many makes of each saga what pgsagaz.begin does, and passes over whom that does nothing to.
-func TestBeginningTogetherIsBeginningAlone(t *testing.T) {
-	t.Parallel()
-	pool := sqltest.New(t)
-	var sagas, workers, steps []string
-	var lanes, tokens []int64
-	var alone []settling
-	for i, b := range before {
-		saga, lane := started(t, pool)
-		exec(t, pool, b.statement, saga)
-		sagas, lanes, workers, tokens, steps = append(sagas, saga), append(lanes, lane), append(workers, "w"), append(tokens, int64(i)), append(steps, "a")
-		saga, lane = started(t, pool)
-		exec(t, pool, b.statement, saga)
-		alone = append(alone, settling{saga: saga, lane: lane, token: int64(i)})
-	}
-	type row struct {
-		token   int64
-		state   string
-		input   string
-		left    *float64
-		isChild bool
-		age     float64
-		trace   string
-	}
-	found, err := pool.Query(t.Context(), sql.LaneBeginMany, sagas, lanes, workers, tokens, steps)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[int64]row{}
-	var r row
-	if _, err := pgx.ForEachRow(found, []any{&r.token, &r.state, &r.input, &r.left, &r.isChild, &r.age, &r.trace}, func() error { got[r.token] = r; return nil }); err != nil {
-		t.Fatal(err)
-	}
-	for i, b := range before {
-		var want row
-		s := alone[i]
-		err := pool.QueryRow(t.Context(), sql.LaneBegin, s.saga, s.lane, "w", s.token, "a", nil, nil, nil, nil, nil).
-			Scan(&want.state, &want.input, &want.left, &want.isChild, &want.age, &want.trace)
-		have, begun := got[s.token]
-		if begun == b.passed || (err == nil) == b.passed {
-			t.Errorf("%s: begun together: %v, alone: %v", b.name, begun, err)
-		}
-		have.token, have.age, want.age = 0, 0, 0
-		if have != want {
-			t.Errorf("%s: together %+v, alone %+v", b.name, have, want)
-		}
-		if got, want := rows(t, pool, sagas[i]), rows(t, pool, s.saga); !slices.Equal(got, want) {
-			t.Errorf("%s, together\n%q\nalone\n%q", b.name, got, want)
-		}
-	}
-}
-
-// TestTogetherNobodyWaitsForASaga: a saga that somebody has locked is passed over, and the others are not kept by it. Who waits for one saga while
+// TestSettlingTogetherWaitsForNoSaga: a saga that somebody has locked is passed over, and the others are not kept by it. Who waits for one saga while
 // he holds another may be waited for by its holder.
-func TestTogetherNobodyWaitsForASaga(t *testing.T) {
+func TestSettlingTogetherWaitsForNoSaga(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.New(t)
 	var all []settling
@@ -139,15 +85,12 @@ func TestTogetherNobodyWaitsForASaga(t *testing.T) {
 		exec(t, pool, sql.LaneBegin, saga, lane, "w", token, "a", nil, nil, nil, nil, nil)
 		all = append(all, settling{saga: saga, lane: lane, token: token, step: "a", nextStep: new("b"), attempt: 1, resultJSON: "1"})
 	}
-	fresh, lane := started(t, pool)
 	holder, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = holder.Rollback(t.Context()) }()
-	for _, saga := range []string{all[0].saga, fresh} {
-		exec(t, holder, "SELECT FROM pgsagaz.saga WHERE id = $1 FOR NO KEY UPDATE", saga)
-	}
+	exec(t, holder, "SELECT FROM pgsagaz.saga WHERE id = $1 FOR NO KEY UPDATE", all[0].saga)
 	conn, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +99,5 @@ func TestTogetherNobodyWaitsForASaga(t *testing.T) {
 	exec(t, conn, "SET lock_timeout = '5s'") // an error, were it to wait
 	if got := settleMany(t, conn, all); !slices.Equal(got, []int64{1}) {
 		t.Errorf("settled: %v, want the second alone", got)
-	}
-	tag, err := conn.Exec(t.Context(), sql.LaneBeginMany, []string{fresh}, []int64{lane}, []string{"w"}, []int64{7}, []string{"a"})
-	if err != nil || tag.RowsAffected() != 0 {
-		t.Errorf("%d sagas begun, %v", tag.RowsAffected(), err)
 	}
 }
