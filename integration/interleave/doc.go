@@ -23,8 +23,8 @@
 // Each merge begins with rows of its own (a new saga, a new event) in the same database. At its end the race says what must hold, and what is left is driven to its end
 // by the sandbox of package pgenginetest: no saga may be left behind. At the end of the test the database itself is asked (sql.Check).
 //
-// BEGIN is no choice, nor is what concerns the session alone (SET, set_config): nobody else sees it. Statement and commit are one where a
-// statement is sent without a transaction; where a pipeline is one, its end is a choice.
+// BEGIN is no choice, nor is what concerns the session alone (SET): nobody else sees it. The end of a transaction is one, also where no BEGIN was sent and
+// a statement, or a pipeline, is a transaction by itself; unless that has only read.
 //
 //	go test ./integration/interleave                                            # so many merges of each race
 //	go test ./integration/interleave -all                                       # all of them

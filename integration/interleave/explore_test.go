@@ -19,7 +19,7 @@ const letters = "ABC"
 
 // explorer lets the statements of actors through, one at a time.
 type explorer struct {
-	watcher *pgx.Conn
+	watcher *pgxpool.Pool // asks how sessions stand
 	actors  []*actor
 	news    chan struct{} // somebody has come to his gate, or ended
 
@@ -60,18 +60,15 @@ type step struct {
 
 // newExplorer makes three actors, with pools like this one.
 func newExplorer(ctx context.Context, pool *pgxpool.Pool) (*explorer, error) {
-	x := &explorer{news: make(chan struct{}, 1)}
-	var err error
-	if x.watcher, err = pgx.ConnectConfig(ctx, pool.Config().ConnConfig); err != nil {
-		return nil, err
-	}
+	x := &explorer{watcher: pool, news: make(chan struct{}, 1)}
 	for range letters {
 		a := &actor{x: x, ended: true}
 		config := pool.Config()
 		config.MaxConns = 2
 		config.HealthCheckPeriod = time.Hour
 		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // it would look like a statement
-		config.ConnConfig.DialFunc = gated((&net.Dialer{}).DialContext, a.hold)
+		config.ConnConfig.DialFunc = gated((&net.Dialer{}).DialContext, a)
+		var err error
 		if a.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 			return nil, err
 		}
@@ -84,9 +81,6 @@ func (x *explorer) close() {
 	for _, a := range x.actors {
 		a.pool.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = x.watcher.Close(ctx)
 }
 
 // hold keeps a statement of the actor's at its gate.
@@ -104,6 +98,18 @@ func (a *actor) hold(pid uint32, statement string) {
 	a.x.mu.Unlock()
 	a.x.tell()
 	<-s.open
+}
+
+// wrote is asked where the end of a transaction may be a choice of its own.
+func (a *actor) wrote(pid uint32) (yes bool) {
+	a.x.mu.Lock()
+	racing := a.racing
+	a.x.mu.Unlock()
+	if racing {
+		err := a.x.watcher.QueryRow(context.Background(), `SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $1`, int64(pid)).Scan(&yes)
+		yes = yes || err != nil
+	}
+	return yes
 }
 
 // enter is called by an actor that leads up to its race: from here on its statements are held back.

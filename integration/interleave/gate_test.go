@@ -14,7 +14,7 @@ import (
 // gate stands between a connection of pgx and Postgres, and hands on what either sends. A statement waits until who it belongs to
 // lets it through, and what comes behind it in a pipeline waits for its answer.
 type gate struct {
-	hold           func(pid uint32, statement string) // returns when it may go
+	keeper
 	client, server net.Conn
 	queue          chan message // from pgx: as much as it likes to send, or it would not come to read
 
@@ -27,6 +27,12 @@ type gate struct {
 	gone    bool
 }
 
+// keeper is who decides at a gate.
+type keeper interface {
+	hold(pid uint32, statement string) // returns when the statement may go
+	wrote(pid uint32) bool             // the session has a transaction that has written, or has locked rows
+}
+
 // message is one of the protocol. kind 0: the first of a connection, which has none.
 type message struct {
 	kind byte
@@ -34,14 +40,14 @@ type message struct {
 }
 
 // gated is a DialFunc whose connections have a gate.
-func gated(dial func(ctx context.Context, network, addr string) (net.Conn, error), hold func(uint32, string)) func(context.Context, string, string) (net.Conn, error) {
+func gated(dial func(ctx context.Context, network, addr string) (net.Conn, error), k keeper) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		server, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
 		ours, theirs := net.Pipe()
-		g := &gate{hold: hold, client: ours, server: server, queue: make(chan message, 1<<12)}
+		g := &gate{keeper: k, client: ours, server: server, queue: make(chan message, 1<<12)}
 		g.changed = sync.NewCond(&g.mu)
 		go g.listen()
 		go g.forward()
@@ -93,8 +99,9 @@ func (g *gate) forward() {
 				wait = 'Z'
 			}
 		case 'S':
-			if alone > 1 && !g.skips() { // the pipeline is a transaction, and this its commit
-				g.hold(g.backend(), "COMMIT of the pipeline")
+			// What was sent without a transaction is one, up to here. Of one that has only read nobody notices the end.
+			if alone > 0 && !g.skips() && g.wrote(g.backend()) {
+				g.hold(g.backend(), "COMMIT, of what was sent without a BEGIN")
 			}
 			alone, wait = 0, 'Z'
 		}

@@ -107,3 +107,10 @@ func (w *world) rests(saga string, may ...pgengine.State) (pgengine.Status, erro
 	}
 	return s, fmt.Errorf("saga %s is %s, cause %v, steps %+v", saga, s.State, s.Cause, s.Steps)
 }
+
+func (w *world) exec(statement string, args ...any) {
+	w.Helper()
+	if _, err := w.pool.Exec(w.Context(), statement, args...); err != nil {
+		w.Fatalf("%s: %v", statement, err)
+	}
+}
