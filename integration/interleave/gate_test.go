@@ -70,22 +70,31 @@ func (g *gate) listen() {
 func (g *gate) forward() {
 	defer g.close()
 	texts := map[string]string{} // of prepared statements
-	var text string              // of the one that was bound last
 	alone := 0                   // statements since the last Sync that no BEGIN has preceded; below 0: one has
 	for m := range g.queue {
+		var text string
 		var wait byte
 		switch m.kind {
 		case 'P':
 			name, rest := cstring(m.body)
 			texts[name], _ = cstring(rest)
-		case 'B':
+		case 'B': // not only the Execute that follows: it is the Bind that takes the statement's snapshot
 			_, rest := cstring(m.body)
 			name, _ := cstring(rest)
 			text = texts[name]
-		case 'E', 'Q':
-			if m.kind == 'Q' {
-				text, _ = cstring(m.body)
+		case 'E':
+			wait = 'C'
+		case 'Q':
+			text, _ = cstring(m.body)
+			wait = 'Z'
+		case 'S':
+			// What was sent without a transaction is one, up to here. Of one that has only read nobody notices the end.
+			if alone > 0 && !g.skips() && g.wrote(g.backend()) {
+				g.hold(g.backend(), "COMMIT, of what was sent without a BEGIN")
 			}
+			alone, wait = 0, 'Z'
+		}
+		if text != "" {
 			switch {
 			case begins(text):
 				alone = -1 << 20
@@ -95,15 +104,6 @@ func (g *gate) forward() {
 			if g.counts(text) {
 				g.hold(g.backend(), text)
 			}
-			if wait = 'C'; m.kind == 'Q' {
-				wait = 'Z'
-			}
-		case 'S':
-			// What was sent without a transaction is one, up to here. Of one that has only read nobody notices the end.
-			if alone > 0 && !g.skips() && g.wrote(g.backend()) {
-				g.hold(g.backend(), "COMMIT, of what was sent without a BEGIN")
-			}
-			alone, wait = 0, 'Z'
 		}
 		if !g.send(m, wait) {
 			return
