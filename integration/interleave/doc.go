@@ -29,5 +29,5 @@
 //	go test ./integration/interleave                                            # so many merges of each race
 //	go test ./integration/interleave -all                                       # all of them
 //	go test ./integration/interleave -merges 5000 -seed 7                       # more, and others
-//	go test ./integration/interleave -v -run '^TestJoin$' -merge AABBCAB        # this one, with its statements
+//	go test ./integration/interleave -v -run '^TestMergesJoin$' -merge AABBCAB        # this one, with its statements
 package interleave

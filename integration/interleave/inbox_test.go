@@ -12,8 +12,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/inbox"
 )
 
-// TestClaim: three deliveries of one event come at once, and the handler of the first fails. The event takes effect once.
-func TestClaim(t *testing.T) {
+// TestMergesClaim: three deliveries of one event come at once, and the handler of the first fails. The event takes effect once.
+func TestMergesClaim(t *testing.T) {
 	w := newWorld(t)
 	w.exec(`CREATE TABLE effect (event uuid NOT NULL)`)
 	failure := errors.New("not this time")

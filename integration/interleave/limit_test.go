@@ -8,8 +8,8 @@ import (
 	"github.com/pgsagaz/pgsagaz/pgengine"
 )
 
-// TestLimit: A gives the only place of a limit up while B and C come for it. Nobody is there beside another, at no moment.
-func TestLimit(t *testing.T) {
+// TestMergesLimit: A gives the only place of a limit up while B and C come for it. Nobody is there beside another, at no moment.
+func TestMergesLimit(t *testing.T) {
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
 		return order1(pgengine.Activity[order, string]{
 			Name: "served", Limit: pgengine.Limit[order]{Concurrency: 1},

@@ -2,6 +2,7 @@ package interleave
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -67,9 +68,9 @@ func order1(steps ...pgengine.Step[order]) []pgengine.Definition {
 	return []pgengine.Definition{pgengine.Saga[order]{Version: 1, Steps: steps}}
 }
 
-// TestJoin: the last two of a fan-out come to their commits while the saga is cancelled. Whoever is the last goes on with the join, and nobody
+// TestMergesJoin: the last two of a fan-out come to their commits while the saga is cancelled. Whoever is the last goes on with the join, and nobody
 // else does; or all is undone.
-func TestJoin(t *testing.T) {
+func TestMergesJoin(t *testing.T) {
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
 		left, right := works("left", enter), works("right", enter)
 		return order1(left, right, works("join", func() {}, left, right))
@@ -77,7 +78,8 @@ func TestJoin(t *testing.T) {
 	w.explore(func() race {
 		saga := w.sandbox.Start(order{})
 		return race{
-			acts: []act{w.drive(0, saga, "order", "", true), w.drive(1, saga, "order", "right", true), w.obey(2, saga, "order", cancel(saga))},
+			acts:   []act{w.drive(0, saga, "order", "", true), w.drive(1, saga, "order", "right", true), w.obey(2, saga, "order", cancel(saga))},
+			always: w.turnsOnce(saga),
 			end: func() error {
 				_, err := w.rests(saga, pgengine.Completed, pgengine.Compensated)
 				return err
@@ -86,9 +88,24 @@ func TestJoin(t *testing.T) {
 	})
 }
 
-// TestTakeOver: A hangs in a step and is taken for dead by the sweeper, B. C has a job of the same lane, and does the step once more as soon as it may; then
+// turnsOnce: a saga without a pivot that has turned back goes forward no more.
+func (w *world) turnsOnce(saga string) func() error {
+	turned := false
+	return func() error {
+		var state pgengine.State
+		err := w.pool.QueryRow(w.Context(), `SELECT state::text FROM pgsagaz.saga WHERE id = $1`, saga).Scan(&state)
+		forward := state == pgengine.Running || state == pgengine.Completed
+		if err == nil && turned && forward {
+			err = fmt.Errorf("the saga had turned back, and is %s", state)
+		}
+		turned = !forward
+		return err
+	}
+}
+
+// TestMergesTakeOver: A hangs in a step and is taken for dead by the sweeper, B. C has a job of the same lane, and does the step once more as soon as it may; then
 // A comes to its commit. A lane is one worker's: who has lost it commits nothing more.
-func TestTakeOver(t *testing.T) {
+func TestMergesTakeOver(t *testing.T) {
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
 		claimed := pgengine.Activity[order, string]{Name: "claimed", Do: func(context.Context, call) (string, error) { return "", nil }}
 		hangs := works("hangs", enter, claimed)
@@ -101,8 +118,6 @@ func TestTakeOver(t *testing.T) {
 			w.Fatal(err)
 		}
 		k.Step = "hangs"
-		var mine bool // the lane was A's
-		var settled int
 		return race{
 			acts: []act{
 				w.drive(0, saga, "order", "", true),
@@ -112,18 +127,7 @@ func TestTakeOver(t *testing.T) {
 				}},
 				{do: func(ctx context.Context) error { return w.run(ctx, 2, k) }},
 			},
-			always: func() error {
-				var now bool
-				var steps int
-				err := w.pool.QueryRow(w.Context(), `
-					SELECT EXISTS (SELECT FROM pgsagaz.lane WHERE saga_id = $1 AND worker = 'A'),
-					       (SELECT count(*) FROM pgsagaz.step WHERE saga_id = $1 AND worker = 'A')`, saga).Scan(&now, &steps)
-				if err == nil && steps > max(settled, 1) && !mine {
-					err = fmt.Errorf("A has settled a step of a lane that is not its own")
-				}
-				mine, settled = now, steps
-				return err
-			},
+			always: w.oneDriver(saga),
 			end: func() error {
 				_, err := w.rests(saga, pgengine.Completed)
 				return err
@@ -132,9 +136,30 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
-// TestResult: a call has been answered, and while A records it, the saga is cancelled and its deadline passes. If it turns back, what
+// oneDriver: a lane is taken from A by nobody but the sweeper, and then A settles nothing.
+func (w *world) oneDriver(saga string) func() error {
+	driver, settled := "A", 1
+	return func() error {
+		var now string
+		var steps int
+		err := w.pool.QueryRow(w.Context(), `
+			SELECT coalesce((SELECT worker FROM pgsagaz.lane WHERE saga_id = $1), ''),
+			       (SELECT count(*) FROM pgsagaz.step WHERE saga_id = $1 AND worker = 'A')`, saga).Scan(&now, &steps)
+		switch {
+		case err != nil:
+		case driver == "A" && now == "C":
+			err = errors.New("C has taken a lane that A drives")
+		case driver != "A" && steps > settled:
+			err = errors.New("A has settled a step of a lane that is not its own")
+		}
+		driver, settled = now, steps
+		return err
+	}
+}
+
+// TestMergesResult: a call has been answered, and while A records it, the saga is cancelled and its deadline passes. If it turns back, what
 // was done is undone, once.
-func TestResult(t *testing.T) {
+func TestMergesResult(t *testing.T) {
 	var o outside
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
 		answered := o.calls("answered", enter)
@@ -149,7 +174,8 @@ func TestResult(t *testing.T) {
 		})
 		w.exec(`UPDATE pgsagaz.deadline SET due_at = '-infinity'`)
 		return race{
-			acts: []act{w.drive(0, saga, "order", "", true), w.obey(1, saga, "order", cancel(saga)), w.deadline(2, saga)},
+			acts:   []act{w.drive(0, saga, "order", "", true), w.obey(1, saga, "order", cancel(saga)), w.deadline(2, saga)},
+			always: w.turnsOnce(saga),
 			end: func() error {
 				s, err := w.rests(saga, pgengine.Completed, pgengine.Compensated)
 				done, undone := o.of(saga)
@@ -176,9 +202,9 @@ type approval struct{}
 
 func (approval) SignalName() string { return "approval" }
 
-// TestSignal: a signal comes while A begins to wait for it, and C finds that the wait has been long enough. The saga goes on with the one or the other, and does not
+// TestMergesSignal: a signal comes while A begins to wait for it, and C finds that the wait has been long enough. The saga goes on with the one or the other, and does not
 // wait for what has come.
-func TestSignal(t *testing.T) {
+func TestMergesSignal(t *testing.T) {
 	w := newSagas(t, func(func()) []pgengine.Definition {
 		wait := pgengine.Await[order, approval]{Name: "wait", Timeout: time.Hour}
 		return order1(wait, works("after", func() {}, wait))
@@ -215,8 +241,8 @@ func TestSignal(t *testing.T) {
 	})
 }
 
-// TestStart: three begin the saga of one key, and A rolls back. There is one in the end, and who was told that it began it is one.
-func TestStart(t *testing.T) {
+// TestMergesStart: three begin the saga of one key, and A rolls back. There is one in the end, and who was told that it began it is one.
+func TestMergesStart(t *testing.T) {
 	w := newSagas(t, func(func()) []pgengine.Definition { return order1(works("only", func() {})) })
 	n := 0
 	w.explore(func() race {
@@ -258,8 +284,8 @@ type trip struct{}
 
 func (trip) SagaName() string { return "trip" }
 
-// TestChild: a child saga ends while its parent is cancelled. Both are completed in the end, or both are taken back.
-func TestChild(t *testing.T) {
+// TestMergesChild: a child saga ends while its parent is cancelled. Both are completed in the end, or both are taken back.
+func TestMergesChild(t *testing.T) {
 	w := newSagas(t, func(func()) []pgengine.Definition {
 		travels := pgengine.Child[order, trip, string]{Name: "travels", Input: func(context.Context, call) (trip, error) { return trip{}, nil }}
 		drives := pgengine.TxStep[trip, string]{
