@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgsagaz/pgsagaz/sql/sqltest"
 )
@@ -121,6 +122,10 @@ func (w *world) explore(begin func() race) {
 	walk := newWalker(*seed)
 	n, longest := 0, 0
 	for ; !walk.root.over && (*all || n < *most); n++ {
+		if deadline, ok := w.Deadline(); ok && time.Until(deadline) < patience/4 {
+			w.Errorf("the time is over after %d merges of up to %d statements: give it more by -timeout", n, longest)
+			return
+		}
 		merge, err := w.one(begin(), walk.choose)
 		if err != nil {
 			w.Fatalf("%v\nafter %d others, in this merge:\n%sonce more: go test ./integration/interleave -v -run '^%s$' -merge %s",
