@@ -24,10 +24,11 @@
 // by the sandbox of package pgenginetest: no saga may be left behind. At the end of the test the database itself is asked (sql.Check).
 //
 // BEGIN is no choice, nor is what concerns the session alone (SET): nobody else sees it. The end of a transaction is one, also where no BEGIN was sent and
-// a statement, or a pipeline, is a transaction by itself; unless that has only read.
+// a statement, or a pipeline, is a transaction by itself; unless that has only read. Three things are not taken apart: what a function of the database does inside, a
+// simple query (as pgx sends what has no parameters) and its commit, and what goes on in an actor between two statements.
 //
 //	go test ./integration/interleave                                            # so many merges of each race
 //	go test ./integration/interleave -all                                       # all of them
 //	go test ./integration/interleave -merges 5000 -seed 7                       # more, and others
-//	go test ./integration/interleave -v -run '^TestMergesJoin$' -merge AABBCAB        # this one, with its statements
+//	go test ./integration/interleave -v -run '^TestMergesJoin$' -merge AABBC # this one, with its statements
 package interleave
