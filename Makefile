@@ -34,8 +34,8 @@ brokers: ## tests of the broker adapters, against brokers that it installs and s
 torture: ## five minutes of all the harm there is, on a Postgres of its own; SEED=1 repeats the same
 	$(GO) test ./integration -count=1 -v -timeout 30m -run TestTorture -torture 5m -transfers 20000 -every 900ms -seed $(SEED)
 
-soak: ## the same for DURATION (1h), at half the load and with some harm every 30 s
-	$(GO) test ./integration -count=1 -v -timeout 0 -run TestTorture -torture $(DURATION) -rate 30 -every 30s -seed $(SEED)
+soak: ## the same for DURATION (1h), at half the load, with some harm every 30 s and snapshots that are held: nothing may grow
+	$(GO) test ./integration -count=1 -v -timeout 0 -run TestTorture -torture $(DURATION) -soak -rate 30 -every 30s -seed $(SEED)
 
 merges: ## the races, statement by statement, in all orders; hours
 	$(GO) test ./integration/interleave -count=1 -v -timeout 0 -all
