@@ -36,8 +36,9 @@ func TestMergesLimit(t *testing.T) {
 				return err
 			},
 			end: func() error {
+				w.sandbox.Run()
 				for _, saga := range sagas {
-					if _, err := w.rests(saga, pgengine.Completed); err != nil {
+					if _, err := w.is(saga, pgengine.Completed); err != nil {
 						return err
 					}
 				}

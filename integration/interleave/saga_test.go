@@ -324,7 +324,7 @@ func TestMergesChild(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				_, err = w.rests(child, parent.State)
+				_, err = w.is(child, parent.State)
 				return err
 			},
 		}
