@@ -3,9 +3,10 @@
 GO       ?= go
 FUZZTIME ?= 30s
 SEED     ?= 1
+DURATION ?= 1h
 
 .DEFAULT_GOAL := help
-.PHONY: brokers torture soak mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy image
+.PHONY: brokers torture soak merges mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy image
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +34,11 @@ brokers: ## tests of the broker adapters, against brokers that it installs and s
 torture: ## five minutes of all the harm there is, on a Postgres of its own; SEED=1 repeats the same
 	$(GO) test ./integration -count=1 -v -timeout 30m -run TestTorture -torture 5m -transfers 20000 -every 900ms -seed $(SEED)
 
-soak: ## the same for DURATION (1h), at half the load and with some harm every 30 s
-	$(GO) test ./integration -count=1 -v -timeout 0 -run TestTorture -torture $(DURATION) -rate 30 -every 30s -seed $(SEED)
+soak: ## the same for DURATION (1h), at half the load, with some harm every 30 s and snapshots that are held: nothing may grow
+	$(GO) test ./integration -count=1 -v -timeout 0 -run TestTorture -torture $(DURATION) -soak -rate 30 -every 30s -seed $(SEED)
+
+merges: ## the races, statement by statement, in all orders; hours
+	$(GO) test ./integration/interleave -count=1 -v -timeout 0 -all
 
 mutants: ## plant each known bug, and see that the tests find it; the table goes into mutants.md
 	$(GO) test -tags failpoint ./integration/mutants -count=1 -v -timeout 60m -mutants all -table "$(CURDIR)/mutants.md"

@@ -48,8 +48,9 @@ type workerOptions struct {
 	JobPerStep bool
 	Lease      time.Duration
 	Grace      time.Duration
-	Failpoint  string // where to kill itself; "": nowhere
-	Hit        int    // at which hit of it
+	Gauge      time.Duration // how often it tells how much there is of it; 0: never
+	Failpoint  string        // where to kill itself; "": nowhere
+	Hit        int           // at which hit of it
 }
 
 // work is the main function of a process that runs with the options in raw.

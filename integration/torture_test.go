@@ -259,7 +259,9 @@ func TestTorture(t *testing.T) {
 	}
 	x := newTorture(t)
 	harms := schedule(x.random, *tortureTime, *tortureEvery)
+	watch := x.watch()
 	x.run(harms)
+	watch.check()
 	x.settle()
 	x.check()
 	t.Logf("%d faults %v, %d processes replaced, %d connections cut, %d calls of the broker failed; %d sagas, %d events, %d arrivals",

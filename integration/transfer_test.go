@@ -150,6 +150,9 @@ func runBank(ctx context.Context, o workerOptions, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if o.Gauge > 0 {
+		go gauge(ctx, o.Gauge, log)
+	}
 	switch o.Role {
 	case "worker":
 		engine, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{transfers(newClient(o.Outside, o.ID))}, Logger: log})

@@ -38,7 +38,7 @@ func engine() []Mutant {
 		{
 			Name: "claim.two-winners", Plants: "a lane that somebody drives can be taken once more: a second hint does the step a second time",
 			Edits: []Edit{statement(&sql.LaneTake, "worker IS NULL AND ", "")},
-			Red:   red("pgengine", "TestASecondHintTakesNothingAway"),
+			Red:   append(red("pgengine", "TestASecondHintTakesNothingAway"), red("integration/interleave", "TestMergesTakeOver")...),
 		},
 		{
 			Name: "claim.call-before-commit", Plants: "an Activity is called before its claim is committed",
@@ -47,7 +47,7 @@ func engine() []Mutant {
 		{
 			Name: "join.lock-after-counting", Plants: "the siblings are read before the saga is locked: a join that fires never, or twice",
 			Edits: []Edit{statement(&sql.SagaLock, " FOR NO KEY UPDATE", "")},
-			Red:   red("pgengine", "TestALastSiblingSeesThatItIs"),
+			Red:   append(red("pgengine", "TestALastSiblingSeesThatItIs"), red("integration/interleave", "TestMergesJoin", "TestMergesResult", "TestMergesSignal", "TestMergesChild")...),
 		},
 		{
 			Name: "lock.shared", Plants: "settlements share the saga's lock: two at once wait for each other's upgrade",
@@ -118,6 +118,13 @@ func engine() []Mutant {
 			Red: red("pgengine", "TestALostAnswerIsAskedFor"),
 		},
 
+		// Limits.
+		{
+			Name: "limit.line-unlocked", Plants: "two who come to a limit at once do not see each other, and both take its last place",
+			Edits: []Edit{function("limit_enter", "DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing", "DO NOTHING")},
+			Red:   red("integration/interleave", "TestMergesLimit"),
+		},
+
 		// Liveness.
 		{
 			Name: "sweep.lease-never-looked-at", Plants: "a worker that hangs keeps what it holds, whatever its lease says",
@@ -168,7 +175,7 @@ func engine() []Mutant {
 				{Schema: "ALTER TABLE pgsagaz.start_key DROP CONSTRAINT start_key_pkey"},
 				function("start", "VALUES (p_name, p_key, id, hash)\n                ON CONFLICT DO NOTHING;", "SELECT p_name, p_key, id, hash WHERE NOT EXISTS (SELECT FROM pgsagaz.start_key k WHERE k.name = p_name AND k.key = p_key);"),
 			},
-			Red: red("pgengine", "TestSagaz21_TenStartsOfOneKeyAreOneSaga"),
+			Red: append(red("pgengine", "TestSagaz21_TenStartsOfOneKeyAreOneSaga"), red("integration/interleave", "TestMergesStart")...),
 		},
 		{
 			Name: "start.not-durable", Plants: "a commit that others act upon may be lost with synchronous_commit off",

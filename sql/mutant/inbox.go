@@ -10,7 +10,7 @@ func inbox() []Mutant {
 		},
 		{
 			Name: "inbox.claim-committed-first", Plants: "the claim is committed before the handler runs: what the handler fails on is lost",
-			Red: red("inbox", "TestSagazLostWhatItsHandlerFailedOn"),
+			Red: append(red("inbox", "TestSagazLostWhatItsHandlerFailedOn"), red("integration/interleave", "TestMergesClaim")...),
 		},
 		{
 			Name: "inbox.dedup-without-consumer", Plants: "an event that one consumer has taken is a duplicate for all others",

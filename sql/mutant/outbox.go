@@ -12,7 +12,7 @@ func outbox() []Mutant {
 					"WHERE id > coalesce((SELECT max(p.id) FROM pgsagaz.outbox p WHERE pg_visible_in_snapshot(p.txid, $2::text::pg_snapshot)), 0)"),
 				statement(&sql.OutboxRead, "WHERE txid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot)))", "WHERE false"),
 			},
-			Red: red("outbox", "TestWhatCommitsLateIsRead"),
+			Red: append(red("outbox", "TestWhatCommitsLateIsRead"), red("integration/interleave", "TestMergesCursor")...),
 		},
 		{
 			Name: "outbox.no-look-back", Plants: "transactions that ran when the last snapshot was taken are never looked for again",
@@ -27,7 +27,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.order-by-transaction", Plants: "events are in the order of their transactions' ids, not in that in which they took the key's lock",
 			Edits: []Edit{statement(&sql.OutboxRead, "ORDER BY o.id + 0", "ORDER BY o.txid::text::bigint, o.id + 0")},
-			Red:   red("outbox", "TestOrderIsThatOfTheLock"),
+			Red:   append(red("outbox", "TestOrderIsThatOfTheLock"), red("integration/interleave", "TestMergesSerialize")...),
 		},
 		{
 			Name: "outbox.cursor-before-ack", Plants: "the cursor moves on before the broker has answered: what was on its way at a crash is lost",
@@ -53,6 +53,11 @@ func outbox() []Mutant {
 			Name: "outbox.lease-without-end", Plants: "nobody takes over what a dead relay had",
 			Edits: []Edit{function("outbox_beat", "WHERE r.beat_at + r.lease < pgsagaz.now()", "WHERE false")},
 			Red:   red("outbox", "TestTheDeadAreBuried"),
+		},
+		{
+			Name: "outbox.take-from-now", Plants: "who takes buckets over begins with what is written from then on",
+			Edits: []Edit{function("outbox_take", "(p_epoch, source.prev, source.cur, source.last_id)", "(p_epoch, pg_current_snapshot(), NULL, 0)")},
+			Red:   red("integration/interleave", "TestMergesHandover"),
 		},
 		{
 			Name: "outbox.buckets-disagree", Plants: "SQL puts a key into another bucket than Go: two relays publish one key at once",
@@ -88,7 +93,7 @@ func outbox() []Mutant {
 		{
 			Name: "outbox.truncate-unseen", Plants: "a slot is emptied without a look at who has yet to read it",
 			Edits: []Edit{function("outbox_truncate", "    IF found THEN\n        RETURN false;\n    END IF;", "")},
-			Red:   red("outbox", "TestTruncate"),
+			Red:   append(red("outbox", "TestTruncate"), red("integration/interleave", "TestMergesSlots")...),
 		},
 		{
 			Name: "outbox.truncate-looks-once", Plants: "what was written between the look at a slot and its lock is emptied away",
@@ -96,9 +101,14 @@ func outbox() []Mutant {
 			Red:   red("outbox", "TestTruncateLooksTwice"),
 		},
 		{
+			Name: "outbox.direct-truncate-waits", Plants: "the table of what writers send themselves is emptied as soon as the last of them has committed",
+			Edits: []Edit{function("outbox_direct_tend", "LOCK TABLE pgsagaz.outbox_direct_%s IN ACCESS EXCLUSIVE MODE NOWAIT", "SELECT FROM pgsagaz.outbox_direct_%s")},
+			Red:   red("integration/interleave", "TestMergesDirect"),
+		},
+		{
 			Name: "outbox.status-beside-truncate", Plants: "a slot is emptied under a status that is being read, which then counts neither what was in it nor where it went",
 			Edits: []Edit{statement(&sql.OutboxStatusLock, "LOCK TABLE pgsagaz.outbox, pgsagaz.outbox_direct IN ACCESS SHARE MODE", "SELECT")},
-			Red:   red("outbox", "TestStatusWhileDirectIsEmptied"),
+			Red:   append(red("outbox", "TestStatusWhileDirectIsEmptied"), red("integration/interleave", "TestMergesDirectStatus")...),
 		},
 
 		// Writing.
