@@ -323,7 +323,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 				if ref.Name != secret.Name || (ref.Optional == nil || !*ref.Optional) && secret.StringData[ref.Key] == "" {
 					t.Errorf("%s: %s is of %+v", name, e.Name, ref)
 				}
-				env[e.Name] = map[string]string{"direct-url": secret.StringData["database-url"], "broker-url": "kafka://kafka:9092"}[ref.Key]
+				env[e.Name] = map[string]string{"direct-url": secret.StringData["database-url"], "broker-url": "kafka://kafka:9092", "otlp-headers": "Authorization=Bearer%20x"}[ref.Key]
 			case e.ValueFrom.FieldRef != nil:
 				env[e.Name] = "outbox-worker-abcde"
 			}
