@@ -99,7 +99,7 @@ func TestOneVersion(t *testing.T) {
 		t.Errorf("the workers run %s, and the migration %s", image, other)
 	}
 	_, tag, _ := strings.Cut(image, ":")
-	if name := job(t, manifests(t, "k8s")).Name; name != "pgsagaz-migrate-"+tag {
+	if name := job(t, manifests(t, "k8s")).Name; name != "pgsagaz-migrate-"+strings.ReplaceAll(tag, ".", "-") {
 		t.Errorf("the Job %s does not carry the tag %s", name, tag)
 	}
 	compose, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
