@@ -6,7 +6,7 @@ SEED     ?= 1
 DURATION ?= 1h
 
 .DEFAULT_GOAL := help
-.PHONY: brokers torture soak merges mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy image
+.PHONY: brokers torture soak merges mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy browser apiserver image
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,14 @@ cover: ## coverage of all tests over all packages: coverage.out, what is exporte
 
 deploy: ## tests of the manifests and the compose file, which are a module of their own
 	cd integration/deploy && $(GO) vet ./... && $(GO) test ./...
+
+browser: ## a walk through the console with a Chromium, which has to be installed; axe-core comes from npm
+	cd integration/browser && npm install --no-audit --no-fund --no-package-lock && $(GO) test -count=1 -timeout 10m ./...
+
+apiserver: ## k8s/ applied to a real Kubernetes API server, which it builds first: ten minutes (Debian, as root)
+	@dir=$$(mktemp -d); trap '.ci/kube-apiserver.sh down "$$dir"; rm -rf "$$dir"' EXIT; \
+		exports=$$(.ci/kube-apiserver.sh up "$$dir") && eval "$$exports" && \
+		cd integration/deploy && $(GO) test -count=1 -v -timeout 10m -run APIServer ./...
 
 image: ## the container image pgsagaz/pgsagaz:dev, with Docker
 	docker build --tag pgsagaz/pgsagaz:dev --build-arg VERSION="$$(git describe --tags --always)" --build-arg COMMIT="$$(git rev-parse HEAD)" .

@@ -68,6 +68,13 @@ var mayImport = map[string][]string{
 	"integration/mutants":    {},
 }
 
+// forPrograms is what only a command chooses: how it is told what to do, and where its traces go.
+var forPrograms = []string{"github.com/spf13/", "go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters/"}
+
+func inLibraries(p string) bool {
+	return !strings.HasPrefix(p, "cmd/") && !strings.HasPrefix(p, "integration")
+}
+
 // go/build reads the files itself, so that the test's cached result is thrown away when one of them changes. A file that is
 // left out on this system or without a build tag counts too.
 func TestImportsPointOneWay(t *testing.T) {
@@ -100,6 +107,9 @@ func TestImportsPointOneWay(t *testing.T) {
 				imports[p] = append(imports[p], own)
 			} else if i == module {
 				imports[p] = append(imports[p], ".")
+			}
+			if inLibraries(p) && slices.ContainsFunc(forPrograms, func(prefix string) bool { return strings.HasPrefix(i, prefix) }) {
+				t.Errorf("package %s must not import %s, which is for programs", p, i)
 			}
 		}
 		return nil

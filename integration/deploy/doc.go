@@ -2,4 +2,6 @@
 // own, so that nobody who uses pgsagaz gets the types of Kubernetes with it:
 //
 //	cd integration/deploy && go test ./...
+//
+// With an API server that .ci/kube-apiserver.sh has built and started, the manifests are applied to it, too.
 package deploy

@@ -99,7 +99,7 @@ func TestOneVersion(t *testing.T) {
 		t.Errorf("the workers run %s, and the migration %s", image, other)
 	}
 	_, tag, _ := strings.Cut(image, ":")
-	if name := job(t, manifests(t, "k8s")).Name; name != "pgsagaz-migrate-"+tag {
+	if name := job(t, manifests(t, "k8s")).Name; name != "pgsagaz-migrate-"+strings.ReplaceAll(tag, ".", "-") {
 		t.Errorf("the Job %s does not carry the tag %s", name, tag)
 	}
 	compose, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
@@ -323,7 +323,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 				if ref.Name != secret.Name || (ref.Optional == nil || !*ref.Optional) && secret.StringData[ref.Key] == "" {
 					t.Errorf("%s: %s is of %+v", name, e.Name, ref)
 				}
-				env[e.Name] = map[string]string{"direct-url": secret.StringData["database-url"], "broker-url": "kafka://kafka:9092"}[ref.Key]
+				env[e.Name] = map[string]string{"direct-url": secret.StringData["database-url"], "broker-url": "kafka://kafka:9092", "otlp-headers": "Authorization=Bearer%20x"}[ref.Key]
 			case e.ValueFrom.FieldRef != nil:
 				env[e.Name] = "outbox-worker-abcde"
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,7 +36,8 @@ type World struct {
 	// Pace is how long, in milliseconds, a booking takes to be made and to be undone.
 	Pace atomic.Int64
 
-	t testing.TB
+	t    testing.TB
+	held atomic.Pointer[chan struct{}] // what undos wait for; nil: nothing
 }
 
 // Order is the input of a saga with a pivot.
@@ -124,7 +126,7 @@ func (w *World) trip() pgengine.Definition {
 			Name: name, After: after,
 			Do: func(ctx context.Context, c call) (string, error) { return name + " to " + c.Input.To, w.take(ctx) },
 			Undo: func(ctx context.Context, c call, _ string) error {
-				if err := w.take(ctx); err != nil {
+				if err := errors.Join(w.pass(ctx), w.take(ctx)); err != nil {
 					return err
 				}
 				return undo()
@@ -169,6 +171,26 @@ func (w *World) take(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(time.Duration(w.Pace.Load()) * time.Millisecond):
+		return nil
+	}
+}
+
+// HoldUndos has bookings wait before they are undone, until release is called.
+func (w *World) HoldUndos() (release func()) {
+	gate := make(chan struct{})
+	w.held.Store(&gate)
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+func (w *World) pass(ctx context.Context) error {
+	gate := w.held.Load()
+	if gate == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-*gate:
 		return nil
 	}
 }

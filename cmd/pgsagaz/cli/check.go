@@ -95,6 +95,20 @@ func examine(ctx context.Context, e *pgengine.Engine, repair bool, opts sql.Repa
 // stampedVersion and stampedCommit are set by the linker (see Dockerfile), where a build has no repository to read them from.
 var stampedVersion, stampedCommit string
 
+// built is which version of this program it is, and of which commit; "": the commit is not known.
+func built() (version, commit string) {
+	version = "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
+		}
+	}
+	return cmp.Or(stampedVersion, version), cmp.Or(stampedCommit, commit)
+}
+
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show what this program is made of", Args: cobra.NoArgs,
@@ -104,16 +118,8 @@ func (a *app) version() *cobra.Command {
 				Commit  string `json:"commit,omitempty"`
 				Schema  int    `json:"schema"` // that this program is made for
 				Go      string `json:"go"`
-			}{Version: "unknown", Schema: sql.Version(), Go: runtime.Version()}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version = info.Main.Version
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						v.Commit = s.Value
-					}
-				}
-			}
-			v.Version, v.Commit = cmp.Or(stampedVersion, v.Version), cmp.Or(stampedCommit, v.Commit)
+			}{Schema: sql.Version(), Go: runtime.Version()}
+			v.Version, v.Commit = built()
 			return a.print(v, func(w io.Writer) {
 				fmt.Fprintf(w, "pgsagaz %s %s, schema %d, %s\n", v.Version, v.Commit, v.Schema, v.Go)
 			})

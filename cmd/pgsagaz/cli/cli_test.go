@@ -46,6 +46,7 @@ type theatre struct {
 	env    map[string]string
 	broken atomic.Bool // the undo of book fails for good
 	held   chan struct{}
+	sagas  []pgengine.Definition // beside the tickets
 }
 
 func newTheatre(t *testing.T, url string) *theatre {
@@ -81,9 +82,9 @@ func (h *theatre) program() Program {
 		},
 		Undo: func(context.Context, call, int) error { return nil },
 	}
-	return Program{Demo: true, Sagas: []pgengine.Definition{
+	return Program{Demo: true, Sagas: append([]pgengine.Definition{
 		pgengine.Saga[ticket]{Version: 1, Output: pay, Steps: pgengine.Steps[ticket](book, pay)}, h.tour(),
-	}}
+	}, h.sagas...)}
 }
 
 func (h *theatre) run(args ...string) result { return h.runWith(h.t.Context(), "", args...) }

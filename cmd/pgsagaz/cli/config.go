@@ -42,6 +42,9 @@ type config struct {
 	httpToken                   string
 	pprof                       bool
 
+	otlpEndpoint, otlpHeaders, otlpService string
+	otlpSample                             float64
+
 	benchSteps, benchRounds int
 	benchRows               int
 	benchConcurrency        []string
@@ -91,6 +94,12 @@ func (c *config) settings() []setting {
 
 		// Commands that ask something of a saga:
 		{&c.actor, "actor", "PGSAGAZ_ACTOR LOGNAME USER", "", "who asks, for the audit (default: the user of the database's session)"},
+
+		// worker, and saga start:
+		{&c.otlpEndpoint, "otlp-endpoint", "PGSAGAZ_OTLP_ENDPOINT", "", "where traces go, by OTLP over HTTP, as http://host:4318; without a path it is /v1/traces (default: nowhere, and no spans are made)"},
+		{secret{&c.otlpHeaders, showHeaders}, "otlp-headers", "PGSAGAZ_OTLP_HEADERS", "", "what the collector asks for, as name=value by commas or lines, with %XX for what is special: Authorization=Bearer%20..."},
+		{&c.otlpService, "otlp-service", "PGSAGAZ_OTLP_SERVICE OTEL_SERVICE_NAME", "pgsagaz", "what this program is called in traces"},
+		{&c.otlpSample, "otlp-sample", "PGSAGAZ_OTLP_SAMPLE", 1.0, "the part of the traces that begin here which is exported, from 0 to 1; for those that began elsewhere it was decided there"},
 
 		// Commands that migrate or work:
 		{secret{&c.directURL, showDSN}, "direct-url", "PGSAGAZ_DIRECT_URL", "", "the database without the pooler, if --database-url goes through one (default: as --database-url)"},

@@ -30,6 +30,10 @@ func (c *config) check(has func(flag string) bool, owns func(scheme string) bool
 		{"log-level", logLevel(c.logLevel)},
 		{"log-format", oneOf(c.logFormat, "text", "json")},
 
+		{"otlp-endpoint", otlpProblem(c.otlpEndpoint)},
+		{"otlp-headers", second(parseHeaders(c.otlpHeaders))},
+		{"otlp-sample", between(c.otlpSample, 0, 1)},
+
 		{"pool-size", between(c.poolSize, 1, 1<<15)},
 		{"max-workers", between(c.maxWorkers, 1, river.QueueNumWorkersMax)},
 		{"queues", second(parseQueues(c.queues))},

@@ -148,7 +148,7 @@ func (a *app) withEngine(ctx context.Context, f func(*pgengine.Engine) error) er
 		if err := sql.CheckVersion(ctx, pool); err != nil {
 			return err
 		}
-		engine, err := pgengine.New(pool, pgengine.Config{Logger: a.logger(slog.LevelWarn), Codec: a.codec})
+		engine, err := pgengine.New(pool, pgengine.Config{Logger: a.logger(slog.LevelWarn), TracerProvider: a.traces, Codec: a.codec})
 		if err != nil {
 			return err
 		}

@@ -30,8 +30,8 @@ type Program struct {
 	// RabbitMQ, Redis and memory.
 	Publishers map[string]func(ctx context.Context, address string) (outbox.Publisher, error)
 
-	// TracerProvider gets the spans of what the command worker drives and publishes. nil: none are made; trace contexts are
-	// handed on all the same.
+	// TracerProvider gets the spans of what the command worker drives and publishes, in place of what --otlp-endpoint says. nil: by
+	// the settings; where they say nothing no spans are made, and trace contexts are handed on all the same.
 	TracerProvider trace.TracerProvider
 }
 
@@ -90,8 +90,9 @@ func (p Program) Run(ctx context.Context, s Streams) int {
 type app struct {
 	Program
 	Streams
-	cfg   config
-	codec *codec.Codec // nil: payloads are stored as they are
+	cfg    config
+	codec  *codec.Codec         // nil: payloads are stored as they are
+	traces trace.TracerProvider // nil: no spans are made
 }
 
 func (a *app) root() *cobra.Command {

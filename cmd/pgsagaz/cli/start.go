@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -53,6 +54,11 @@ func (a *app) sagaStart() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			flush, err := a.openTraces(cmd.Context(), a.logger(slog.LevelWarn))
+			if err != nil {
+				return err
+			}
+			defer flush()
 			return a.withEngine(cmd.Context(), func(e *pgengine.Engine) error {
 				return a.start(cmd.Context(), e, args[0], raw, &o, follow)
 			})
@@ -66,6 +72,7 @@ func (a *app) sagaStart() *cobra.Command {
 	flags.IntVar(&o.Version, "saga-version", 0, "its version (default: the highest that a live worker has)")
 	flags.StringVar(&o.Subject, "subject", "", "whose data it is about, if payloads are encrypted")
 	flags.BoolVar(&follow, "wait", false, "wait for its end")
+	a.cfg.bind(flags, "otlp-endpoint", "otlp-headers", "otlp-service", "otlp-sample")
 	return cmd
 }
 

@@ -23,7 +23,8 @@ import (
 var workerSettings = []string{"direct-url", "pool-size", "max-workers", "queues", "worker-id", "job-per-step", "no-listen", "wait-for-schema", "lease", "grace", "poll", "sweep",
 	"archive-after", "keep-archive", "keep-keys",
 	"only", "broker", "relay-lease", "no-optimistic", "rejected-attempts", "on-rejected", "keep-messages", "max-pending",
-	"console", "console-token", "http-addr", "http-cert", "http-key", "http-token", "pprof"}
+	"console", "console-token", "http-addr", "http-cert", "http-key", "http-token", "pprof",
+	"otlp-endpoint", "otlp-headers", "otlp-service", "otlp-sample"}
 
 func (a *app) worker() *cobra.Command {
 	cmd := &cobra.Command{
@@ -48,6 +49,12 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 	if err != nil {
 		return err
 	}
+	log, registry := a.logger(slog.LevelInfo), newRegistry()
+	flush, err := a.openTraces(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer flush() // after all else: whatever is held has been handed back by then
 	config.MaxConns = int32(a.cfg.poolSize)
 	a.limitIdle(config)
 	sql.WakeOnCommit(config) // for steps that start sagas or publish
@@ -56,7 +63,6 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		return err
 	}
 	defer pool.Close()
-	log, registry := a.logger(slog.LevelInfo), newRegistry()
 	listener, err := a.listen(log)
 	if err != nil {
 		return err
@@ -82,7 +88,7 @@ func (a *app) work(ctx context.Context, sagas []pgengine.Definition) error {
 		run, leases = append(run, relay.Run), append(leases, relay.Ready)
 		checks = append(checks, check{"broker", func(context.Context) error { return relay.BrokerReady() }})
 	}
-	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: log, Registry: registry, TracerProvider: a.TracerProvider, Codec: a.codec})
+	engine, err := pgengine.New(pool, pgengine.Config{Sagas: sagas, Logger: log, Registry: registry, TracerProvider: a.traces, Codec: a.codec})
 	if err != nil {
 		return err
 	}
@@ -170,7 +176,7 @@ func (a *app) relay(ctx context.Context, pool *pgxpool.Pool, direct *pgx.ConnCon
 		Name: a.cfg.workerID, Lease: a.cfg.relayLease, Poll: a.cfg.poll, NoListen: a.cfg.noListen, Direct: direct,
 		Optimistic: &outbox.Optimistic{Enabled: !a.cfg.noOptimistic}, Archive: a.cfg.keepMessages, MaxPending: int64(a.cfg.maxPending),
 		Retry:  outbox.Retry{MaxAttempts: a.cfg.rejectedAttempts, Then: outbox.Verdict(a.cfg.onRejected)},
-		Logger: a.logger(slog.LevelInfo), Registry: registry, TracerProvider: a.TracerProvider, Codec: a.codec,
+		Logger: a.logger(slog.LevelInfo), Registry: registry, TracerProvider: a.traces, Codec: a.codec,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(&usageError{err}, publisher.Close())
