@@ -64,6 +64,7 @@ var mayImport = map[string][]string{
 	"integration/browser":  {},
 
 	"integration":            {},
+	"integration/interleave": {},
 	"integration/monitoring": {},
 	"integration/mutants":    {},
 }
