@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -174,9 +175,11 @@ func (c cutConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// TestAMigrationIsCutOffAtEveryStatement cuts the first run after one message, the second after two, and
-// so on until a run gets through. After each the next plain migration succeeds, with the same schema. Down,
-// which hardly anybody goes, every fourth message must do.
+var cuts = flag.Int("cuts", 4, "TestAMigrationIsCutOffAtEveryStatement: cut off after each so many messages, from one by chance on; 1: after every one, which takes minutes")
+
+// TestAMigrationIsCutOffAtEveryStatement cuts one run after so many messages, the next after some more, and
+// so on until a run gets through. After each the next plain migration succeeds, with the same schema. Down is gone by hardly anybody, and
+// less of it must do.
 func TestAMigrationIsCutOffAtEveryStatement(t *testing.T) {
 	t.Parallel()
 	pool := sqltest.Empty(t)
@@ -184,12 +187,13 @@ func TestAMigrationIsCutOffAtEveryStatement(t *testing.T) {
 	for _, direction := range []struct {
 		name          string
 		steps, stride int
-	}{{"up", 0, 1}, {"down", -len(list[int](t, sqltest.New(t), "SELECT version FROM pgsagaz.schema_applied")), 4}} {
-		stride, cuts := direction.stride, 0
+	}{{"up", 0, *cuts}, {"down", -len(list[int](t, sqltest.New(t), "SELECT version FROM pgsagaz.schema_applied")), 4 * *cuts}} {
+		stride, times := direction.stride, 0
 		if testing.Short() {
 			stride = 17
 		}
-		for n := 1; ; n += stride {
+		first := 1 + rand.IntN(stride)
+		for n := first; ; n += stride {
 			if direction.steps == 0 {
 				exec(t, pool, "DROP SCHEMA IF EXISTS pgsagaz CASCADE")
 			}
@@ -205,8 +209,8 @@ func TestAMigrationIsCutOffAtEveryStatement(t *testing.T) {
 			if err == nil && network.left > 0 {
 				break
 			}
-			cuts++
+			times++
 		}
-		t.Logf("%s: cut off %d times", direction.name, cuts)
+		t.Logf("%s: cut off %d times, from message %d on in steps of %d", direction.name, times, first, stride)
 	}
 }
