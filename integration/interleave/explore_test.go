@@ -34,7 +34,7 @@ type actor struct {
 	racing bool // his statements wait at the gate
 	ended  bool
 	err    error
-	stops  []stop // statements at his gates; all but one are of a pipeline's neighbours
+	stops  []stop // statements at his gates: one, unless he uses two sessions at once
 	pids   []uint32
 	waits  bool // for a lock, when it was last asked
 }

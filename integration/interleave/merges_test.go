@@ -42,6 +42,8 @@ type walker struct {
 	root   *branch
 	path   []*branch
 	at     []string // who could have gone on, along the path
+	runs   int
+	leaves float64 // the sum of the guesses
 }
 
 func newWalker(seed uint64) *walker {
@@ -74,8 +76,14 @@ func (w *walker) choose(at string) (byte, error) {
 	return letter, nil
 }
 
-// ran notes that the merge has come to its end.
+// ran notes that the merge has come to its end. How many there were to choose from each time, multiplied, is a guess at how many merges there are: the mean
+// of many is right.
 func (w *walker) ran() {
+	guess := 1.0
+	for _, at := range w.at {
+		guess *= float64(len(at))
+	}
+	w.runs, w.leaves = w.runs+1, w.leaves+guess
 	if len(w.path) == 0 { // nobody sent anything
 		w.root.over = true
 		return
@@ -134,7 +142,7 @@ func (w *world) explore(begin func() race) {
 		walk.ran()
 		longest = max(longest, len(merge))
 	}
-	of := "of more"
+	of := fmt.Sprintf("of some %.0e", walk.leaves/float64(n))
 	if walk.root.over {
 		of = "which are all"
 	}
