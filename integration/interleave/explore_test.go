@@ -67,7 +67,7 @@ func newExplorer(ctx context.Context, pool *pgxpool.Pool) (*explorer, error) {
 		config.MaxConns = 2
 		config.HealthCheckPeriod = time.Hour
 		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // it would look like a statement
-		config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil // a gate has to read what passes
+		config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil                       // a gate has to read what passes
 		config.ConnConfig.DialFunc = gated((&net.Dialer{}).DialContext, a)
 		var err error
 		if a.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
