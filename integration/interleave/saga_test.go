@@ -186,8 +186,8 @@ func TestMergesResult(t *testing.T) {
 	})
 }
 
-// TestMergesLateResult: a call has been answered, and while A records it, its worker is taken for dead and the saga is cancelled. What is recorded as
-// done, or in doubt, is undone, and not done again after that.
+// TestMergesLateResult: a call has been answered, and while A records it, its worker is taken for dead, the saga is cancelled, and C undoes what
+// A may have done. What turns out to be done is undone, after it was done.
 func TestMergesLateResult(t *testing.T) {
 	var o outside
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
@@ -197,7 +197,16 @@ func TestMergesLateResult(t *testing.T) {
 	w.explore(func() race {
 		saga := w.sandbox.Start(order{})
 		return race{
-			acts:   []act{w.drive(0, saga, "order", "", true), w.sweep(1), w.obey(2, saga, "order", cancel(saga))},
+			acts: []act{w.drive(0, saga, "order", "", true), w.sweep(1), {do: func(ctx context.Context) error {
+				if err := w.obey(2, saga, "order", cancel(saga)).do(ctx); err != nil {
+					return err
+				}
+				k, err := w.ticket(saga, "order", "answered")
+				if errors.Is(err, pgx.ErrNoRows) {
+					return nil
+				}
+				return errors.Join(err, w.run(ctx, 2, k)) // the undo, if the lane is at that
+			}}},
 			always: w.turnsOnce(saga),
 			end: func() error {
 				s, err := w.rests(saga, pgengine.Completed, pgengine.Compensated)
