@@ -16,7 +16,7 @@ import (
 
 var (
 	all    = flag.Bool("all", false, "run all merges of each race")
-	most   = flag.Int("merges", 40, "how many merges of each race to run, if there are so many")
+	most   = flag.Int("merges", 40, "how many merges of each race to run, if there are so many; of those without sagas four times as many")
 	seed   = flag.Uint64("seed", 1, "in which order merges are run")
 	replay = flag.String("merge", "", "run this one merge, and tell it")
 )
@@ -161,8 +161,11 @@ func (w *world) explore(begin func() race) {
 		return
 	}
 	walk := newWalker(*seed)
-	n := 0
-	for ; !walk.root.over && (*all || n < *most); n++ {
+	n, budget := 0, *most
+	if w.sandbox == nil { // there is nothing to be driven to its end, which is most of the time
+		budget *= 4
+	}
+	for ; !walk.root.over && (*all || n < budget); n++ {
 		if deadline, ok := w.Deadline(); ok && time.Until(deadline) < patience/4 {
 			w.Errorf("the time is over after %d merges of up to %d statements: give it more by -timeout", n, walk.longest)
 			return
