@@ -16,7 +16,7 @@ import (
 
 var (
 	all    = flag.Bool("all", false, "run all merges of each race")
-	most   = flag.Int("merges", 40, "how many merges of each race to run, if there are so many; of those without sagas four times as many")
+	most   = flag.Int("merges", 30, "how many merges of each race to run, if there are so many; of those without sagas four times as many")
 	seed   = flag.Uint64("seed", 1, "in which order merges are run")
 	replay = flag.String("merge", "", "run this one merge, and tell it")
 )
