@@ -34,7 +34,7 @@ type actor struct {
 	racing bool // his statements wait at the gate
 	ended  bool
 	err    error
-	stops  []stop // statements at his gates; all but one are of a pipeline's neighbours
+	stops  []stop // statements at his gates: one, unless he uses two sessions at once
 	pids   []uint32
 	waits  bool // for a lock, when it was last asked
 }
@@ -67,6 +67,7 @@ func newExplorer(ctx context.Context, pool *pgxpool.Pool) (*explorer, error) {
 		config.MaxConns = 2
 		config.HealthCheckPeriod = time.Hour
 		config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // it would look like a statement
+		config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil                       // a gate has to read what passes
 		config.ConnConfig.DialFunc = gated((&net.Dialer{}).DialContext, a)
 		var err error
 		if a.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {

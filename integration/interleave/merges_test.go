@@ -16,7 +16,7 @@ import (
 
 var (
 	all    = flag.Bool("all", false, "run all merges of each race")
-	most   = flag.Int("merges", 40, "how many merges of each race to run, if there are so many")
+	most   = flag.Int("merges", 30, "how many merges of each race to run, if there are so many; of those without sagas four times as many")
 	seed   = flag.Uint64("seed", 1, "in which order merges are run")
 	replay = flag.String("merge", "", "run this one merge, and tell it")
 )
@@ -36,22 +36,54 @@ type branch struct {
 	over bool // all of them were run
 }
 
-// walker chooses merges, none of them twice.
+// walker chooses merges, none of them twice. Every other one is drawn evenly, choice by choice. In those between, who has begun goes on for
+// as long as he can, but for two places: what takes a long row of one actor's statements in the midst of another's would hardly be drawn evenly.
 type walker struct {
 	random *rand.Rand
 	root   *branch
 	path   []*branch
 	at     []string // who could have gone on, along the path
+
+	strides bool         // this merge is one of those between
+	order   []int        // who goes first in it
+	yields  map[int]bool // where he goes last, from then on
+
+	longest, even int     // merge so far; how many were drawn evenly
+	leaves        float64 // the sum of the guesses
 }
 
 func newWalker(seed uint64) *walker {
-	return &walker{random: rand.New(rand.NewPCG(seed, 0)), root: &branch{}}
+	return &walker{random: rand.New(rand.NewPCG(seed, 0)), root: &branch{}, longest: 1}
+}
+
+// begin begins a merge.
+func (w *walker) begin() {
+	w.path, w.at = []*branch{w.root}, nil
+	w.strides = !w.strides
+	w.order = w.random.Perm(len(letters))
+	w.yields = map[int]bool{w.random.IntN(w.longest): true, w.random.IntN(w.longest): true}
+}
+
+// next chooses among those of whom not all merges were run.
+func (w *walker) next(open string) byte {
+	if !w.strides {
+		return open[w.random.IntN(len(open))]
+	}
+	if w.yields[len(w.at)] {
+		w.order = append(w.order[1:], w.order[0])
+	}
+	for _, i := range w.order {
+		if strings.IndexByte(open, letters[i]) >= 0 {
+			return letters[i]
+		}
+	}
+	return open[0] // there is one
 }
 
 // choose says who is next of those who could be.
 func (w *walker) choose(at string) (byte, error) {
 	if len(w.path) == 0 {
-		w.path, w.at = []*branch{w.root}, nil
+		w.begin()
 	}
 	here := w.path[len(w.path)-1]
 	if here.next == nil {
@@ -66,7 +98,7 @@ func (w *walker) choose(at string) (byte, error) {
 	if open == "" { // what was not so before: two who waited for one lock have got it in another order
 		open = at
 	}
-	letter := open[w.random.IntN(len(open))]
+	letter := w.next(open)
 	if here.next[letter] == nil {
 		here.next[letter] = &branch{}
 	}
@@ -74,8 +106,17 @@ func (w *walker) choose(at string) (byte, error) {
 	return letter, nil
 }
 
-// ran notes that the merge has come to its end.
+// ran notes that the merge has come to its end. How many there were to choose from each time, multiplied, is a guess at how many merges there are: where
+// they are drawn evenly, the mean of many is right.
 func (w *walker) ran() {
+	if !w.strides {
+		guess := 1.0
+		for _, at := range w.at {
+			guess *= float64(len(at))
+		}
+		w.even, w.leaves = w.even+1, w.leaves+guess
+	}
+	w.longest = max(w.longest, len(w.at))
 	if len(w.path) == 0 { // nobody sent anything
 		w.root.over = true
 		return
@@ -120,10 +161,13 @@ func (w *world) explore(begin func() race) {
 		return
 	}
 	walk := newWalker(*seed)
-	n, longest := 0, 0
-	for ; !walk.root.over && (*all || n < *most); n++ {
+	n, budget := 0, *most
+	if w.sandbox == nil { // there is nothing to be driven to its end, which is most of the time
+		budget *= 4
+	}
+	for ; !walk.root.over && (*all || n < budget); n++ {
 		if deadline, ok := w.Deadline(); ok && time.Until(deadline) < patience/4 {
-			w.Errorf("the time is over after %d merges of up to %d statements: give it more by -timeout", n, longest)
+			w.Errorf("the time is over after %d merges of up to %d statements: give it more by -timeout", n, walk.longest)
 			return
 		}
 		merge, err := w.one(begin(), walk.choose)
@@ -132,13 +176,12 @@ func (w *world) explore(begin func() race) {
 				err, n, story(merge), w.Name(), word(merge))
 		}
 		walk.ran()
-		longest = max(longest, len(merge))
 	}
-	of := "of more"
+	of := fmt.Sprintf("of some %.0e", walk.leaves/float64(walk.even))
 	if walk.root.over {
 		of = "which are all"
 	}
-	w.Logf("%d merges of up to %d statements, %s", n, longest, of)
+	w.Logf("%d merges of up to %d statements, %s", n, walk.longest, of)
 }
 
 // one runs one merge.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,33 +30,34 @@ func works(name string, enter func(), after ...pgengine.Step[order]) pgengine.Tx
 	}
 }
 
-// outside counts calls that are made outside Postgres, by their sagas.
+// outside notes calls that are made outside Postgres, by their sagas: D for a Do, U for an Undo.
 type outside struct {
-	mu           sync.Mutex
-	done, undone map[string]int
+	mu    sync.Mutex
+	calls map[string]string
 }
 
-// calls is a step whose effect is outside Postgres.
-func (o *outside) calls(name string, enter func(), after ...pgengine.Step[order]) pgengine.Activity[order, string] {
-	note := func(m *map[string]int, saga string) {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if *m == nil {
-			*m = map[string]int{}
-		}
-		(*m)[saga]++
-	}
-	return pgengine.Activity[order, string]{
-		Name: name, After: after,
-		Do:   func(_ context.Context, c call) (string, error) { note(&o.done, c.SagaID); enter(); return name, nil },
-		Undo: func(_ context.Context, c call, _ string) error { note(&o.undone, c.SagaID); return nil },
-	}
-}
-
-func (o *outside) of(saga string) (done, undone int) {
+func (o *outside) note(saga, what string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.done[saga], o.undone[saga]
+	if o.calls == nil {
+		o.calls = map[string]string{}
+	}
+	o.calls[saga] += what
+}
+
+func (o *outside) of(saga string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.calls[saga]
+}
+
+// step is one whose effect is outside Postgres. The race begins when the first call of it has been answered.
+func (o *outside) step(name string, enter func(), after ...pgengine.Step[order]) pgengine.Activity[order, string] {
+	return pgengine.Activity[order, string]{
+		Name: name, After: after,
+		Do:   func(_ context.Context, c call) (string, error) { o.note(c.SagaID, "D"); enter(); return name, nil },
+		Undo: func(_ context.Context, c call, _ string) error { o.note(c.SagaID, "U"); return nil },
+	}
 }
 
 func cancel(saga string) func(context.Context, pgx.Tx, *pgengine.Engine) error {
@@ -121,10 +123,7 @@ func TestMergesTakeOver(t *testing.T) {
 		return race{
 			acts: []act{
 				w.drive(0, saga, "order", "", true),
-				{do: func(ctx context.Context) error {
-					_, err := w.x.actors[1].pool.Exec(ctx, sql.SweepDead, "B", time.Second)
-					return err
-				}},
+				w.sweep(1),
 				{do: func(ctx context.Context) error { return w.run(ctx, 2, k) }},
 			},
 			always: w.oneDriver(saga),
@@ -162,7 +161,7 @@ func (w *world) oneDriver(saga string) func() error {
 func TestMergesResult(t *testing.T) {
 	var o outside
 	w := newSagas(t, func(enter func()) []pgengine.Definition {
-		answered := o.calls("answered", enter)
+		answered := o.step("answered", enter)
 		return order1(answered, works("after", func() {}, answered))
 	})
 	w.explore(func() race {
@@ -178,14 +177,55 @@ func TestMergesResult(t *testing.T) {
 			always: w.turnsOnce(saga),
 			end: func() error {
 				s, err := w.rests(saga, pgengine.Completed, pgengine.Compensated)
-				done, undone := o.of(saga)
-				if err == nil && (done != 1 || undone != map[bool]int{true: 1}[s.State == pgengine.Compensated]) {
-					err = fmt.Errorf("saga %s is %s, and its call was made %d times and undone %d times", saga, s.State, done, undone)
+				if want := map[bool]string{true: "DU", false: "D"}[s.State == pgengine.Compensated]; err == nil && o.of(saga) != want {
+					err = fmt.Errorf("saga %s is %s, and its calls were %s", saga, s.State, o.of(saga))
 				}
 				return err
 			},
 		}
 	})
+}
+
+// TestMergesLateResult: a call has been answered, and while A records it, its worker is taken for dead, the saga is cancelled, and C undoes what
+// A may have done. What turns out to be done is undone, after it was done.
+func TestMergesLateResult(t *testing.T) {
+	var o outside
+	w := newSagas(t, func(enter func()) []pgengine.Definition {
+		answered := o.step("answered", enter)
+		return order1(answered, works("after", func() {}, answered))
+	})
+	w.explore(func() race {
+		saga := w.sandbox.Start(order{})
+		return race{
+			acts: []act{w.drive(0, saga, "order", "", true), w.sweep(1), {do: func(ctx context.Context) error {
+				if err := w.obey(2, saga, "order", cancel(saga)).do(ctx); err != nil {
+					return err
+				}
+				k, err := w.ticket(saga, "order", "answered")
+				if errors.Is(err, pgx.ErrNoRows) {
+					return nil
+				}
+				return errors.Join(err, w.run(ctx, 2, k)) // the undo, if the lane is at that
+			}}},
+			always: w.turnsOnce(saga),
+			end: func() error {
+				s, err := w.rests(saga, pgengine.Completed, pgengine.Compensated)
+				calls := o.of(saga)
+				if err == nil && strings.HasSuffix(calls, "U") != (s.State == pgengine.Compensated) {
+					err = fmt.Errorf("saga %s is %s, and its calls were %s", saga, s.State, calls)
+				}
+				return err
+			},
+		}
+	})
+}
+
+// sweep is an act in which the sweeper takes back what workers hold of whom nobody knows that they live, as all actors are.
+func (w *world) sweep(actor int) act {
+	return act{do: func(ctx context.Context) error {
+		_, err := w.x.actors[actor].pool.Exec(ctx, sql.SweepDead, string(letters[actor]), time.Second)
+		return err
+	}}
 }
 
 // deadline is an act in which the sweeper finds deadlines that have passed, and a worker does what that asks for.

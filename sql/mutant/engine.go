@@ -111,7 +111,7 @@ func engine() []Mutant {
 		{
 			Name: "crash.forgets-the-doubt", Plants: "a call whose worker died counts as never begun: if its saga turns back, nobody undoes it",
 			Edits: []Edit{statement(&sql.SweepDead, "in_doubt = true", "in_doubt = l.in_doubt")},
-			Red:   red("sql", "TestADeadWorkersCallIsInDoubt"),
+			Red:   append(red("sql", "TestADeadWorkersCallIsInDoubt"), red("integration/interleave", "TestMergesLateResult")...),
 		},
 		{
 			Name: "commit.lost-answer-not-asked", Plants: "after a COMMIT whose answer was lost nobody looks whether it went through",
