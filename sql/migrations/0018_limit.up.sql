@@ -112,11 +112,13 @@ $$;
 -- Rates. He begins at the latest of the times that his lines allow, and each counts on from there. One with several lines is not called long before
 -- that, or he would hold places, and slots, that others could use till then. He is told when to come and ask.
 --
+-- Plans are made once: with the arrays of lines at hand Postgres would plan each statement anew each time, which takes longer than to run it.
+--
 -- Rows of other sagas' lanes are locked only where nobody holds them: he who takes one away holds his saga, and
 -- would wait for this line. A lane that is passed over so has its place all the same.
 CREATE FUNCTION pgsagaz.limit_call(p_lines text[], p_own bigint)
     RETURNS TABLE (queue text, seconds double precision, missing text)
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan
     AS $$
 DECLARE
     ahead   constant interval := '250 milliseconds'; -- at most so long he with several lines holds his places before he begins
@@ -253,7 +255,7 @@ CREATE FUNCTION pgsagaz.limit_enter(
     p_saga uuid, p_from text[], p_lane bigint, p_token bigint, p_step text, p_direction text,
     p_names text[], p_keys text[], p_concurrency integer[], p_spacing interval[],
     OUT wait double precision, OUT queues text[], OUT missing text[])
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan
     AS $$
 DECLARE
     own    pgsagaz.limit_place;
@@ -349,7 +351,7 @@ $$;
 -- The places of a step, or with '' those of a saga, may be free: the next are called. After the commit that freed them. p_more are lines
 -- that were missing before.
 CREATE FUNCTION pgsagaz.limit_leave(p_saga uuid, p_step text, p_more text[]) RETURNS TABLE (queue text, seconds double precision, missing text)
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan
     AS $$
 DECLARE
     place record;
