@@ -104,6 +104,48 @@ func TestLimitsInOppositeOrders(t *testing.T) {
 	}
 }
 
+// The lines of a step are locked in one order, whatever the order of its limits: who waits for the first holds none of the others.
+func TestLinesAreLockedInOneOrder(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	e, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{guests(serve(pgengine.Limit[guest]{}, nil))}, Logger: quiet, NoWake: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	register(t, e)
+	id := start(t, e, guest{Name: "a"}, nil).ID
+	execute(t, pool, `INSERT INTO pgsagaz.limit_line (name, key, concurrency) VALUES ('a', '', 1), ('b', '', 1)`)
+	holder, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // whatever has become of it
+	if _, err := holder.Exec(t.Context(), `SELECT FROM pgsagaz.limit_line WHERE name = 'a' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan error, 1)
+	go func() {
+		_, err := pool.Exec(context.WithoutCancel(t.Context()), `SELECT pgsagaz.limit_enter($1, '{running}', (SELECT id FROM pgsagaz.lane WHERE saga_id = $1), 1, '', 'do',
+			'{b,a}', '{"",""}', '{1,1}', '{NULL,NULL}')`, id)
+		came <- err
+	}()
+	for queryInt(t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := pool.Exec(t.Context(), `SELECT FROM pgsagaz.limit_line WHERE name = 'b' FOR UPDATE NOWAIT`); err != nil {
+		t.Errorf("who waits for a holds b: %v", err)
+	}
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-came; err != nil {
+		t.Error(err)
+	}
+	if n := queryInt(t, pool, `SELECT count(*) FROM pgsagaz.limit_place WHERE saga_id = $1 AND token = 1`, id); n != 2 {
+		t.Errorf("it has %d places, want 2", n)
+	}
+}
+
 // visit is the input of sagas that stay somewhere for a while. What limits them, and for how long they stay, is their version's.
 type visit struct{ Key string }
 
