@@ -94,3 +94,41 @@ func TestCostOfAStep(t *testing.T) {
 		})
 	}
 }
+
+// What a limit costs a step, counted and not timed: two transactions of one round trip each, however many limits there are.
+func TestCostOfALimit(t *testing.T) {
+	t.Parallel()
+	one, two := pgengine.Limit[guest]{Name: "x", Concurrency: 1}, pgengine.Limit[guest]{Name: "y", Concurrency: 1, Rate: 1000, Key: initial}
+	cost := func(limit pgengine.Limit[guest]) (trips int64) {
+		var m pgmeter.Meter
+		pool := sqltest.Config(t, func(c *pgxpool.Config) {
+			c.MaxConns = 1
+			m.Attach(c.ConnConfig)
+			c.PingTimeout = time.Minute
+		})
+		e, err := pgengine.New(pool, pgengine.Config{Sagas: []pgengine.Definition{guests(serve(limit, func(context.Context, guestCall) error { return nil }))}, Logger: quiet, NoWake: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		register(t, e)
+		for range 2 { // the first prepares the statements
+			id := start(t, e, guest{Name: "a"}, nil).ID
+			k := ticket(t, pool, id, "guest", "")
+			before := m.Trips.Load()
+			if err := e.Run(t.Context(), k, pgengine.RunOptions{Worker: "w"}); err != nil {
+				t.Fatal(err)
+			}
+			trips = m.Trips.Load() - before
+			if states := wait(t, e, id); states[pgengine.Completed] != 1 {
+				t.Fatalf("%v, want completed in one drive", states)
+			}
+		}
+		return trips
+	}
+	none := cost(pgengine.Limit[guest]{})
+	for name, limit := range map[string]pgengine.Limit[guest]{"one": one, "two": pgengine.Limits(one, two)} {
+		if trips := cost(limit) - none; trips != 2 {
+			t.Errorf("%s: %d round trips more than without a limit, want 2", name, trips)
+		}
+	}
+}

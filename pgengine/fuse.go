@@ -46,7 +46,7 @@ func (l *lane) fuses() bool {
 // written by the statements that end a fusion.
 func (l *lane) joins(i int) bool {
 	n, next := &l.g.nodes[i], l.g.next(i)
-	if !n.isTx() || n.when != nil || n.gate != nil || !next.known || !l.stays(task{node: i}) {
+	if !n.isTx() || n.when != nil || len(n.gates) > 0 || !next.known || !l.stays(task{node: i}) {
 		return false
 	}
 	if l.taken {

@@ -18,7 +18,7 @@ type graph struct {
 	strategy Strategy
 	fuse     bool
 	ranks    int   // the priority of its steps that have none of their own; 0: 1
-	gate     *gate // of the saga as a whole; nil: none
+	gates    gates // of the saga as a whole
 	hooks    hooks
 	pivot    int            // -1: none
 	nodes    []node         // as listed

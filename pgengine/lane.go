@@ -45,7 +45,7 @@ type lane struct {
 	halt   *halt // how others stop what it is doing
 	paused bool  // its saga was paused while it was at this step
 
-	placed bool // it has a place in the line of its step's Limit
+	placed bool // it has a place in a line of its step's Limit
 
 	alone bool // its steps share no transaction, since some that did could not be committed
 
@@ -125,7 +125,7 @@ func (l *lane) lightFooted() bool {
 	if len(first) != 1 || l.g.hooks.any() || l.opts.JobPerStep || !l.g.atStart(first[0]) {
 		return false
 	}
-	if f := l.g.nodes[first[0].node]; !f.isTx() && !failpoint.Mutant("claim.call-before-commit") || f.when != nil || f.gate != nil {
+	if f := l.g.nodes[first[0].node]; !f.isTx() && !failpoint.Mutant("claim.call-before-commit") || f.when != nil || len(f.gates) > 0 {
 		return false
 	}
 	n := l.g.next(first[0].node)

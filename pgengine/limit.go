@@ -2,6 +2,8 @@ package pgengine
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -27,6 +29,21 @@ type Limit[I Input] struct {
 	Key func(c Call[I]) string
 	// Undo has the step's undos stand in line, too.
 	Undo bool
+
+	all []Limit[I] // of Limits
+}
+
+// Limits is all of these limits at once, for the Limit of a step or a saga:
+//
+//	Limit: pgengine.Limits(
+//		pgengine.Limit[Sale]{Name: "bank", Concurrency: 20},
+//		pgengine.Limit[Sale]{Name: "merchant", Concurrency: 1, Key: merchant},
+//	)
+//
+// What waits for one of them takes no place in another, and begins at the latest of the times that they allow. They have names of their own, but
+// for those that differ by their Key alone: then each key counts, and once if they are the same. At most eight.
+func Limits[I Input](all ...Limit[I]) Limit[I] {
+	return Limit[I]{all: all}
 }
 
 // gate is a Limit without its types.
@@ -39,8 +56,41 @@ type gate struct {
 	words       string
 }
 
-// maxLimitKey is how many bytes a limit's key may have: it stands in an index.
-const maxLimitKey = 512
+// gates are the limits of a step or of a saga; none: it has none.
+type gates []*gate
+
+const (
+	// maxLimitKey is how many bytes a limit's key may have: it stands in an index.
+	maxLimitKey = 512
+	// maxLimits is how many limits a step may have: it holds the lines of all at once.
+	maxLimits = 8
+)
+
+// gates are those of a Limit; wrong says what makes no sense.
+func (l Limit[I]) gates() (gs gates, wrong string) {
+	own := l
+	own.all = nil
+	g, wrong := own.gate()
+	switch {
+	case wrong != "":
+		return nil, wrong
+	case g != nil && l.all != nil:
+		return nil, "Limit: what Limits gives has fields of its own: set those of its parts"
+	case g != nil:
+		return gates{g}, ""
+	}
+	for _, part := range l.all {
+		more, wrong := part.gates()
+		if wrong != "" {
+			return nil, wrong
+		}
+		gs = append(gs, more...)
+	}
+	if len(gs) > maxLimits {
+		return nil, fmt.Sprintf("Limit: %d limits at once, at most %d are allowed", len(gs), maxLimits)
+	}
+	return gs, ""
+}
 
 // gate is nil if there is no limit; wrong says what makes no sense.
 func (l Limit[I]) gate() (g *gate, wrong string) {
@@ -87,48 +137,111 @@ func (l Limit[I]) gate() (g *gate, wrong string) {
 }
 
 // String is what tools show; "" of none.
-func (g *gate) String() string {
-	if g == nil {
-		return ""
+func (gs gates) String() string {
+	var words []string
+	for _, g := range gs {
+		words = append(words, g.words)
 	}
-	return g.words
+	return strings.Join(words, "; ")
 }
 
-// same says whether g and o are copies of one limit. Only that of a listed step has been named.
-func (g *gate) same(o *gate) bool {
-	if g == nil || o == nil {
-		return g == o
-	}
-	return g.concurrency == o.concurrency && g.spacing == o.spacing && g.undo == o.undo
+// same says whether gs and other are copies of one Limit. Only those of a listed step have been named.
+func (gs gates) same(other gates) bool {
+	return slices.EqualFunc(gs, other, func(g, o *gate) bool {
+		return g.concurrency == o.concurrency && g.spacing == o.spacing && g.undo == o.undo && (g.key == nil) == (o.key == nil)
+	})
 }
 
-// named gives the limit its name, unless it has one.
-func (g *gate) named(name string) {
-	if g != nil && g.name == "" {
-		g.name = name
+// of are those that a step's Do, or its Undo, stands in line for.
+func (gs gates) of(d Direction) gates {
+	if d != Undo {
+		return gs
 	}
+	return slices.DeleteFunc(slices.Clone(gs), func(g *gate) bool { return !g.undo })
 }
 
-func (n *node) limited(g *gate, wrong string) {
-	if n.gate = g; wrong != "" {
+// count: they bound how many run at once, so that there is a place to be left.
+func (gs gates) count() bool {
+	return slices.ContainsFunc(gs, func(g *gate) bool { return g.concurrency > 0 })
+}
+
+// named gives those a name that have none, and says what makes no sense of them together; "": nothing.
+func (gs gates) named(name string) (wrong string) {
+	for i, g := range gs {
+		if g.name == "" {
+			g.name = name
+		}
+		for _, o := range gs[:i] {
+			switch {
+			case g.name != o.name:
+			case g.key == nil || o.key == nil:
+				return fmt.Sprintf("two of its Limits are named %q, and not both have a Key: give each a Name of its own", g.name)
+			case g.concurrency != o.concurrency || g.spacing != o.spacing:
+				return fmt.Sprintf("two of its Limits are named %q: one is %s, and one is %s", g.name, o.words, g.words)
+			}
+		}
+	}
+	return ""
+}
+
+// blocks names a limit of a saga that a step of it would wait for in vain; "": none. Of limits with a Key nobody knows.
+func (gs gates) blocks(step gates) string {
+	for _, g := range gs {
+		for _, o := range step {
+			if g.name == o.name && g.key == nil && o.key == nil && g.concurrency > 0 && o.concurrency > 0 {
+				return g.name
+			}
+		}
+	}
+	return ""
+}
+
+func (n *node) limited(gs gates, wrong string) {
+	if n.gates = gs; wrong != "" {
 		n.wrong(wrong)
 	}
 }
 
-// nameLimits gives each step's limit its name, and refuses one name with two meanings.
+// nameLimits gives each step's limits their names, and refuses one name with two meanings.
 func (g *graph) nameLimits(wrong func(step, format string, args ...any)) {
-	first := map[string]node{}
+	type meant struct {
+		step string
+		gate *gate
+	}
+	first := map[string]meant{}
 	for _, n := range g.nodes {
-		if n.gate == nil {
+		if p := n.gates.named(g.name + "/" + n.name); p != "" {
+			wrong(n.name, "%s", p)
 			continue
 		}
-		n.gate.named(g.name + "/" + n.name)
-		f, ok := first[n.gate.name]
-		if ok && (f.gate.concurrency != n.gate.concurrency || f.gate.spacing != n.gate.spacing) {
-			wrong(n.name, "its Limit %q is %s, and that of %q is %s", n.gate.name, n.gate, f.name, f.gate)
+		for _, gate := range n.gates {
+			f, ok := first[gate.name]
+			if ok && (f.gate.concurrency != gate.concurrency || f.gate.spacing != gate.spacing) {
+				wrong(n.name, "its Limit %q is %s, and that of %q is %s", gate.name, gate.words, f.step, f.gate.words)
+			}
+			first[gate.name] = meant{n.name, gate}
 		}
-		first[n.gate.name] = n
 	}
+}
+
+// line is one that a lane stands in: of a limit, and of a key.
+type line struct {
+	*gate
+	key string
+}
+
+// lines are those that a call stands in. Two limits of one name and one key are one line.
+func (gs gates) lines(c *call) (lines []line, err error) {
+	for _, g := range gs {
+		key, err := g.line(c)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(lines, func(o line) bool { return o.name == g.name && o.key == key }) {
+			lines = append(lines, line{g, key})
+		}
+	}
+	return lines, nil
 }
 
 // line is the key of the line that a call stands in.

@@ -13,7 +13,7 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
-// enter lets a lane through to its step, if that has a limit, or puts it to rest until it is called. It is asked before
+// enter lets a lane through to its step, if that has limits, or puts it to rest until it is called. It is asked before
 // the call, in a transaction of its own that first takes the saga's lock: whoever turns the saga back meanwhile sees the lane
 // held, and waits for it, or sees it rest, and takes it away.
 //
@@ -22,35 +22,38 @@ import (
 //
 // If the lane is not let through, moved says whether it goes on elsewhere.
 func (e *Engine) enter(ctx context.Context, l *lane) (through, moved bool, err error) {
-	g, begun := l.node().gate, time.Now()
-	if g == nil || l.at.direction == Undo && !g.undo {
+	gs, begun := l.node().gates.of(l.at.direction), time.Now()
+	if len(gs) == 0 {
 		return true, false, nil
 	}
-	key, err := g.line(l.call())
+	lines, err := gs.lines(l.call())
 	if err != nil {
 		moved, err = e.failed(ctx, l, failure{err: err, begun: begun})
 		return false, moved, err
 	}
-	through, err = e.stand(ctx, l, g, key, l.name())
-	l.placed = through && g.concurrency > 0
+	through, err = e.stand(ctx, l, lines, l.name())
+	l.placed = through && gs.count()
 	return through, false, err
 }
 
-// stand asks for a place in a line. step "": for the saga as a whole, whose lane nobody has taken yet.
-func (e *Engine) stand(ctx context.Context, l *lane, g *gate, key, step string) (through bool, err error) {
-	var concurrency *int
-	if g.concurrency > 0 {
-		concurrency = &g.concurrency
-	}
-	var spacing *time.Duration
-	if g.spacing > 0 {
-		spacing = &g.spacing
+// stand asks for a place in each of these lines. step "": for the saga as a whole, whose lane nobody has taken yet.
+func (e *Engine) stand(ctx context.Context, l *lane, lines []line, step string) (through bool, err error) {
+	names, keys := make([]string, len(lines)), make([]string, len(lines))
+	concurrency, spacing := make([]*int, len(lines)), make([]*time.Duration, len(lines))
+	for i, o := range lines {
+		names[i], keys[i] = o.name, o.key
+		if o.concurrency > 0 {
+			concurrency[i] = &o.concurrency
+		}
+		if o.spacing > 0 {
+			spacing[i] = &o.spacing
+		}
 	}
 	var wait *float64
-	var queues []string
+	var queues, missing []string
 	failpoint.Hit("limit.before")
 	err = e.pool.QueryRow(ctx, sql.LimitEnter, l.sagaID, l.patient(false), l.id, l.token, step, string(l.at.direction),
-		g.name, key, concurrency, spacing).Scan(&wait, &queues)
+		names, keys, concurrency, spacing).Scan(&wait, &queues, &missing)
 	if err != nil {
 		return false, answered(err)
 	}
@@ -59,12 +62,15 @@ func (e *Engine) stand(ctx context.Context, l *lane, g *gate, key, step string) 
 	if wait != nil && *wait > 0 {
 		l.opts.due(time.Duration(*wait * float64(time.Second)))
 	}
+	if len(missing) > 0 {
+		e.leave(ctx, l.opts, l.sagaID, step, missing...)
+	}
 	return wait != nil && *wait == 0, nil
 }
 
-// admit lets a saga with a limit begin, or puts its first lane to rest until it is called.
+// admit lets a saga with limits begin, or puts its first lane to rest until it is called.
 func (e *Engine) admit(ctx context.Context, l *lane) error {
-	if l.g.gate == nil {
+	if len(l.g.gates) == 0 {
 		return nil
 	}
 	err := e.peek(ctx, l) // for its input
@@ -79,11 +85,11 @@ func (e *Engine) admit(ctx context.Context, l *lane) error {
 	}
 	c := l.call()
 	c.step, c.results = "", nil
-	key, err := l.g.gate.line(c)
+	lines, err := l.g.gates.lines(c)
 	if err != nil {
 		return e.turnAway(ctx, l, err) // nil: past its pivot it goes forward, with a place or without
 	}
-	through, err := e.stand(ctx, l, l.g.gate, key, "")
+	through, err := e.stand(ctx, l, lines, "")
 	l.at.node = -1 // it has yet to begin
 	if err == nil && !through {
 		err = errLost
@@ -120,25 +126,43 @@ func (e *Engine) turnAway(ctx context.Context, l *lane, why error) error {
 	return err
 }
 
+// called is a lane that may begin in so many seconds, or, if missing says so, a line that must be locked before anybody can be called.
+type called struct {
+	queue   *string
+	seconds *float64
+	missing *string
+}
+
+// looks is how often a look at lines that another transaction held is repeated. Each repetition waits for its turn at them.
+const looks = 8
+
 // leave calls the next in line, after the commit that has freed a place: if this is not done, a sweeper does it. Where it was
-// not freed, nobody is called.
-func (e *Engine) leave(ctx context.Context, o RunOptions, sagaID, step string) {
+// not freed, nobody is called. missing are further lines to look at, which could not be had at once.
+func (e *Engine) leave(ctx context.Context, o RunOptions, sagaID, step string, missing ...string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	type called struct {
-		Queue   string
-		Seconds float64
-	}
-	rows, err := e.pool.Query(ctx, sql.LimitLeave, sagaID, step)
-	if err != nil {
-		return
-	}
-	next, _ := pgx.CollectRows(rows, pgx.RowToStructByPos[called])
-	for _, c := range next {
-		if c.Seconds > 0 {
-			o.due(time.Duration(c.Seconds * float64(time.Second)))
-			continue
+	for range looks {
+		rows, err := e.pool.Query(ctx, sql.LimitLeave, sagaID, step, missing)
+		if err != nil {
+			return
 		}
-		e.wake(c.Queue)
+		next, _ := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c called, err error) {
+			err = row.Scan(&c.queue, &c.seconds, &c.missing)
+			return c, err
+		})
+		more := len(missing)
+		for _, c := range next {
+			switch {
+			case c.missing != nil:
+				missing = append(missing, *c.missing)
+			case *c.seconds > 0:
+				o.due(time.Duration(*c.seconds * float64(time.Second)))
+			default:
+				e.wake(*c.queue)
+			}
+		}
+		if len(missing) == more {
+			return
+		}
 	}
 }

@@ -36,7 +36,7 @@ type node struct {
 	optional, pivot  bool
 	result           reflect.Type
 	funcs            []bool // which of the user's functions there are
-	gate             *gate  // its Limit; nil: none
+	gates            gates  // its Limit; none: it has none
 	problems         []string
 
 	when   func(*call) (bool, error)                                     // nil: always
@@ -127,6 +127,6 @@ func (n node) same(o node) bool {
 	return n.kind == o.kind && n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue && n.priority == o.priority &&
 		n.optional == o.optional && n.pivot == o.pivot && n.undoFailure == o.undoFailure && n.manualUndo == o.manualUndo &&
 		n.signal == o.signal && n.child == o.child && n.parallel == o.parallel && n.limit == o.limit &&
-		n.gate.same(o.gate) && slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&
+		n.gates.same(o.gates) && slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&
 		reflect.DeepEqual(retry(n.retry), retry(o.retry)) && reflect.DeepEqual(retry(n.undoRetry), retry(o.undoRetry))
 }

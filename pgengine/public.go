@@ -50,7 +50,7 @@ func (g *graph) public() Graph {
 			UndoFailure: n.undoFailure, ManualUndo: n.manualUndo, Signal: n.signal, Child: n.child,
 			Tuning: Tuning{
 				Attempts: n.retry.limit(g.endless(i)), UndoAttempts: n.undoRetry.limit(true), Timeout: n.timeout,
-				Parallel: n.parallel, Limit: n.gate.String(),
+				Parallel: n.parallel, Limit: n.gates.String(),
 			},
 		}
 		if n.kind == kindAwait || n.kind == kindSleep {

@@ -102,13 +102,21 @@ func (s Saga[I]) definition() (*graph, []error) {
 	}
 	g.timeout, g.strategy, g.fuse, g.ranks = s.Timeout, s.OnFailure, s.Fuse, s.Priority
 	var wrong string
-	if g.gate, wrong = s.Limit.gate(); wrong != "" {
+	if g.gates, wrong = s.Limit.gates(); wrong != "" {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: wrong})
 	}
-	if g.gate != nil && s.Limit.Undo {
+	if len(g.gates.of(Undo)) > 0 {
 		problems = append(problems, &DefinitionError{Saga: name, Problem: "Limit: Undo is for a step's: a saga keeps its place until it has ended"})
 	}
-	g.gate.named(name)
+	if wrong = g.gates.named(name); wrong != "" {
+		problems = append(problems, &DefinitionError{Saga: name, Problem: wrong})
+	}
+	for _, n := range g.nodes {
+		if own := g.gates.blocks(n.gates); own != "" {
+			problems = append(problems, &DefinitionError{Saga: name, Step: n.name, Problem: fmt.Sprintf(
+				"its Limit %q is its saga's, too: it would wait for places that sagas keep until it is done", own)})
+		}
+	}
 	g.hooks = hooks{start: hookOf(s.OnStart), step: hookOf(s.OnStep), end: hookOf(s.OnEnd)}
 	g.decodable = func(raw json.RawMessage) error {
 		var in I

@@ -105,7 +105,7 @@ func (e *Engine) settled(s *settlement, wakes []string) (moved bool) {
 	}
 	if s.state.Ended() {
 		e.ends.tell(s.sagaID, nil)
-		if s.g.gate != nil {
+		if len(s.g.gates) > 0 {
 			e.leave(context.Background(), RunOptions{}, s.sagaID, "")
 		}
 		if s.isChild {

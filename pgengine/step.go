@@ -109,9 +109,9 @@ func (s TxStep[I, R]) node() node {
 		kind: kindTx, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
 		timeout: attemptLimit(s.Timeout, defaultTxTimeout), queue: s.Queue, priority: s.Priority, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
-		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
+		funcs:  given(s.When, s.Do, s.Undo, s.Recover, s.Retry.If, s.UndoRetry.If),
 	}
-	n.limited(s.Limit.gate())
+	n.limited(s.Limit.gates())
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	if s.Do == nil {
@@ -144,9 +144,9 @@ func (s Activity[I, R]) node() node {
 		kind: kindActivity, name: s.Name, retry: s.Retry, undoRetry: s.UndoRetry, undoFailure: s.OnUndoFailure, manualUndo: s.ManualUndo,
 		timeout: attemptLimit(s.Timeout, defaultActivityTimeout), queue: s.Queue, priority: s.Priority, optional: s.Optional, pivot: s.Pivot,
 		result: reflect.TypeFor[R](),
-		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If, s.Limit.Key),
+		funcs:  given(s.When, s.Do, s.Commit, s.Lookup, s.Undo, s.UndoCommit, s.Recover, s.Retry.If, s.UndoRetry.If),
 	}
-	n.limited(s.Limit.gate())
+	n.limited(s.Limit.gates())
 	comesAfter(&n, s.After)
 	n.when = whenOf(s.When)
 	if s.Do == nil {

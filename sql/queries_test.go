@@ -153,6 +153,13 @@ func TestChecks(t *testing.T) {
 			        SELECT 'bank', 'eu', saga_id, '', 'do', lane, at, token, most FROM pgsagaz.limit_place`,
 		},
 		{
+			rule: "limit_split", saga: "1", step: "b",
+			plant: `WITH line AS (INSERT INTO pgsagaz.limit_line (name, key, concurrency) VALUES ('bank', 'eu', 1), ('merchant', '', 1))
+			        INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane, seq, at, most, lines)
+			        SELECT v.name, v.key, l.saga_id, l.step, l.direction, l.id, 1, v.at, 1, '{bank eu,merchant }'
+			        FROM pgsagaz.lane l, (VALUES ('bank', 'eu', now()), ('merchant', '', NULL)) v(name, key, at) WHERE l.saga_id = $1`,
+		},
+		{
 			rule: "limit_line_unattended", saga: "1", step: "b",
 			plant: `INSERT INTO pgsagaz.limit_place (name, key, saga_id, step, direction, lane) SELECT 'bank', '', saga_id, step, 'do', id FROM pgsagaz.lane WHERE saga_id = $1`,
 		},

@@ -1,7 +1,12 @@
 DROP FUNCTION pgsagaz.limit_clear();
-DROP FUNCTION pgsagaz.limit_leave(uuid, text);
-DROP FUNCTION pgsagaz.limit_enter(uuid, text[], bigint, bigint, text, text, text, text, integer, interval);
-DROP FUNCTION pgsagaz.limit_call(text, text, bigint);
+DROP FUNCTION pgsagaz.limit_leave(uuid, text, text[]);
+DROP FUNCTION pgsagaz.limit_enter(uuid, text[], bigint, bigint, text, text, text[], text[], integer[], interval[]);
+DROP FUNCTION pgsagaz.limit_call(text[], bigint);
+DROP FUNCTION pgsagaz.limit_room(text, text, bigint);
+DROP FUNCTION pgsagaz.limit_first(text, text);
+DROP FUNCTION pgsagaz.limit_try(text[]);
+DROP FUNCTION pgsagaz.limit_lines(text[]);
 DROP TABLE pgsagaz.limit_place;
+DROP SEQUENCE pgsagaz.limit_seq;
 DROP TABLE pgsagaz.limit_line;
 UPDATE pgsagaz.schema_info SET version = 17;

@@ -124,6 +124,21 @@ func engine() []Mutant {
 			Edits: []Edit{function("limit_enter", "DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing", "DO NOTHING")},
 			Red:   red("integration/interleave", "TestMergesLimit"),
 		},
+		{
+			Name: "limit.one-line-is-enough", Plants: "whoever has room in one of his lines is let into all of them",
+			Edits: []Edit{function("limit_call", "lines := coalesce(place.lines, ARRAY[place.name || ' ' || place.key]);", "lines := ARRAY[place.name || ' ' || place.key];")},
+			Red:   red("pgengine", "TestNobodyStarvesBetweenLines"),
+		},
+		{
+			Name: "limit.passed-for-ever", Plants: "others go past whoever needs two lines for as long as these are not free at one instant",
+			Edits: []Edit{function("limit_call", "'10 seconds'", "'10 years'")},
+			Red:   red("pgengine", "TestNobodyStarvesBetweenLines"),
+		},
+		{
+			Name: "limit.lines-unsorted", Plants: "the lines of a step are locked as its limits are listed: two steps wait for each other",
+			Edits: []Edit{function("limit_enter", "ORDER BY name, key LOOP", "LOOP")},
+			Red:   red("pgengine", "TestLinesAreLockedInOneOrder"),
+		},
 
 		// Liveness.
 		{

@@ -1,1 +1,1 @@
-SELECT queue, seconds FROM pgsagaz.limit_leave($1, $2)
+SELECT queue, seconds, missing FROM pgsagaz.limit_leave($1, $2, $3)
