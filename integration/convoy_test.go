@@ -13,7 +13,7 @@ import (
 )
 
 // Convoy is the input of a saga of all that waits: a signal that never comes, children, a sleep. Some of its last steps, and all
-// of its children's, may share a transaction, and of its very last not more than two run at once.
+// of its children's, may share a transaction, and of its very last not more than two run at once, on one of some bridges each.
 //
 //	hold (Await) ─ parcels (Each) ─ nap (Sleep) ─ weigh ─ sign ─ depart
 type Convoy struct{ Fail bool }
@@ -49,7 +49,10 @@ func convoys() []pgengine.Definition {
 	weigh := writes[Convoy]("weigh", nap)
 	sign := writes[Convoy]("sign", weigh)
 	depart := pgengine.TxStep[Convoy, int]{
-		Name: "depart", After: pgengine.Steps[Convoy](sign), Limit: pgengine.Limit[Convoy]{Concurrency: 2},
+		Name: "depart", After: pgengine.Steps[Convoy](sign),
+		Limit: pgengine.Limits(pgengine.Limit[Convoy]{Concurrency: 2}, pgengine.Limit[Convoy]{
+			Name: "bridge", Concurrency: 1, Key: func(c pgengine.Call[Convoy]) string { return c.SagaID[len(c.SagaID)-1:] },
+		}),
 		Do: func(_ context.Context, _ pgx.Tx, c pgengine.Call[Convoy]) (int, error) {
 			if c.Input.Fail {
 				return 0, pgengine.Terminal(errors.New("the bridge is closed"))
