@@ -177,6 +177,10 @@ func (w *world) explore(begin func() race) {
 		}
 		walk.ran()
 	}
+	var deadlocks int
+	if err := w.pool.QueryRow(w.Context(), `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`).Scan(&deadlocks); err != nil || deadlocks > 0 {
+		w.Errorf("%d deadlocks, which the engine may have tried again: locks are not taken in one order (%v)", deadlocks, err)
+	}
 	of := fmt.Sprintf("of some %.0e", walk.leaves/float64(walk.even))
 	if walk.root.over {
 		of = "which are all"
