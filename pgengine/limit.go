@@ -9,7 +9,7 @@ import (
 
 // Limit bounds how many calls of a step, or how many sagas, run at once, and how often one may begin: over all workers, by
 // what Postgres says. What comes too early waits, first come, first served; nothing is dropped. A lane that waits
-// holds no worker. The zero value is no limit.
+// holds no worker. The zero value is no limit; several at once are [Limits].
 //
 // Each attempt counts. One that has failed gives its place up until the next is due, and then stands in line again. What
 // a dead worker held is free once it is taken for dead; a call that goes on all the same, in a process that hangs,
