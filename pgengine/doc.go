@@ -73,7 +73,7 @@
 //   - No transaction waits for one saga while it holds another. A child is started by inserting it; it tells its parent of its end, and
 //     is told to turn back, by commands. What settles several sagas at once passes over those that somebody holds.
 //   - Activities of several sagas that end at about the same time are settled in one commit (together.go), which halves what a
-//     step costs under load: of five that do nothing 0.9 of the floor's sagas a second instead of 0.5, at 64 in flight. Who comes alone goes
+//     step costs under load: of five that do nothing 0.8 to 0.9 of the floor's sagas a second instead of 0.5. Who comes alone goes
 //     alone, at once. With one commit under way at a time it is slower at 16 in flight, and with three no faster at any number. Sharing the commits
 //     that begin sagas, too, and the looks of those who wait for their ends, gained nothing that could be told from noise.
 //   - A pivot in doubt is never undone by guess: it is repeated with its key, looked up, or left to an operator,
