@@ -44,7 +44,8 @@ func newTogether[T any](size func(T) int) *together[T] {
 	return &together[T]{turns: make(chan struct{}, commits), size: size}
 }
 
-var errNotTold = errors.New("whoever acted for others has panicked")
+// errNotTold: nobody knows what has become of it.
+var errNotTold = &noAnswerError{errors.New("whoever acted for others has panicked")}
 
 // do has act called with what, alone or in company. act says for which it has happened; ok: for this one. Its error is that of all
 // it was called with.
@@ -69,7 +70,7 @@ func (g *together[T]) lead(ctx context.Context, me *entry[T], act func(context.C
 	if all == nil {
 		return
 	}
-	oks, err := make([]bool, len(all)), errNotTold
+	oks, err := make([]bool, len(all)), error(errNotTold)
 	defer func() {
 		for i, x := range all {
 			x.ok, x.err = err == nil && oks[i], err

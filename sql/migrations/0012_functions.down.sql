@@ -5,6 +5,7 @@ DROP FUNCTION pgsagaz.resume(uuid, text, text);
 DROP FUNCTION pgsagaz.wait(uuid, bigint, bigint, text, timestamptz, double precision, boolean);
 DROP FUNCTION pgsagaz.dissolve(uuid, bigint, boolean);
 DROP FUNCTION pgsagaz.retry_later(uuid, text[], bigint, bigint, text, text, text, boolean, double precision, double precision, boolean);
+DROP FUNCTION pgsagaz.settle_many(uuid[], bigint[], bigint[], text[], integer[], text[], text[], double precision[], text[]);
 DROP FUNCTION pgsagaz.begin(uuid, bigint, text, bigint, text, text[], text[], integer[], text[], smallint[]);
 DROP FUNCTION pgsagaz.settle(uuid, text[], bigint, bigint, text, text, text, integer, text, boolean, integer, json, text, text,
     double precision, text, text, integer, text, jsonb, text[], text[], integer[], text[], smallint[]);

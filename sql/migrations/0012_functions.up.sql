@@ -391,6 +391,41 @@ BEGIN
 END
 $$;
 
+-- Ends steps of several sagas, in one commit: of lanes that go on with one step (p_next; null: the saga has completed), as
+-- settle_next.sql and what goes behind it do. It gives the tokens of those for which that is done; the others have changed nothing.
+--
+-- No transaction waits for one saga while it holds another, or two of them could wait for each other. So a saga that
+-- somebody has locked is passed over. Its lane is waited for: who holds that waits for no saga.
+CREATE FUNCTION pgsagaz.settle_many(
+    p_sagas uuid[], p_lanes bigint[], p_tokens bigint[], p_steps text[], p_attempts integer[], p_workers text[],
+    p_results text[], p_took double precision[], p_next text[])
+    RETURNS SETOF bigint
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    d record;
+BEGIN
+    FOR d IN SELECT * FROM unnest(p_sagas, p_lanes, p_tokens, p_steps, p_attempts, p_workers, p_results, p_took, p_next)
+                           AS u(saga, lane, token, step, attempt, worker, result, took, next) LOOP
+        PERFORM FROM pgsagaz.saga s WHERE s.id = d.saga AND s.state = 'running' AND s.paused_at IS NULL FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        IF d.next IS NOT NULL THEN
+            UPDATE pgsagaz.lane l SET step = d.next, attempt = 0, crashes = 0, in_doubt = false, error = NULL
+                WHERE l.saga_id = d.saga AND l.id = d.lane AND l.token = d.token;
+        ELSE
+            DELETE FROM pgsagaz.lane l WHERE l.saga_id = d.saga AND l.id = d.lane AND l.token = d.token;
+        END IF;
+        CONTINUE WHEN NOT FOUND;
+        INSERT INTO pgsagaz.step (saga_id, step, direction, generation, outcome, attempt, token, worker, result, started_at, ended_at)
+            VALUES (d.saga, d.step, 'do', 1, 'done', d.attempt, d.token, d.worker, d.result::json, pgsagaz.now() - make_interval(secs => d.took), pgsagaz.now());
+        IF d.next IS NULL THEN
+            UPDATE pgsagaz.saga s SET state = 'completed', ended_at = pgsagaz.now() WHERE s.id = d.saga;
+        END IF;
+        RETURN NEXT d.token;
+    END LOOP;
+END
+$$;
+
 -- Gives the lane back after a failed attempt. It is due again after p_delay seconds by this clock;
 -- below 0 it is parked until an operator acts. p_anew: then it has all its attempts.
 CREATE FUNCTION pgsagaz.retry_later(

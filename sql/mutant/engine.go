@@ -27,12 +27,12 @@ func engine() []Mutant {
 		},
 		{
 			Name: "settle.together-no-token", Plants: "Activities that are settled in one commit settle without asking whose the lane is",
-			Edits: []Edit{statement(&sql.SettleMany, "WHERE d.next IS NOT NULL AND l.saga_id = d.saga_id AND l.id = d.lane AND l.token = d.token", "WHERE d.next IS NOT NULL AND l.saga_id = d.saga_id AND l.id = d.lane")},
+			Edits: []Edit{function("settle_many", "l.id = d.lane AND l.token = d.token", "l.id = d.lane")},
 			Red:   red("sql", "TestSettlingTogetherIsSettlingAlone"),
 		},
 		{
 			Name: "settle.together-waits", Plants: "who settles several sagas waits for one while he holds others: two of them wait for each other",
-			Edits: []Edit{statement(&sql.SettleMany, " SKIP LOCKED", "")},
+			Edits: []Edit{function("settle_many", " SKIP LOCKED", "")},
 			Red:   red("sql", "TestSettlingTogetherWaitsForNoSaga"),
 		},
 		{
