@@ -34,6 +34,7 @@ func (r *Relay) openSession(ctx context.Context) (*session, error) {
 	config := r.directConfig("pgsagaz outbox relay")
 	config.RuntimeParams["synchronous_commit"] = "off"
 	config.RuntimeParams["jit"] = "off"
+	config.RuntimeParams["enable_seqscan"] = "off" // a plan that was made while a slot was empty is kept while it fills, as nothing analyzes it
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
