@@ -303,18 +303,7 @@ func TestPublishAfterCommitRefuses(t *testing.T) {
 func TestPublishAfterCommitUnderACodec(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	text, err := codec.NewKey("k1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ring, err := codec.ParseKeys(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := codec.New(codec.Config{Keyring: ring})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := w.codec(codec.Config{})
 	d := w.direct(w.broker, outbox.DirectConfig{Lease: time.Second})
 	ctx := codec.With(t.Context(), c, "4711")
 	sends := make([]func(context.Context) error, 2)

@@ -19,18 +19,7 @@ import (
 func TestAnErasureSeesWhatIsAboutToCommit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	text, err := codec.NewKey("k1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ring, err := codec.ParseKeys(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := codec.New(codec.Config{Keyring: ring, KeepKeys: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := w.codec(codec.Config{KeepKeys: time.Hour})
 	d := w.direct(w.broker, outbox.DirectConfig{})
 	m := outbox.Message{Topic: "t", Payload: []byte("Ann")}
 	delayed := m
@@ -95,7 +84,7 @@ func TestAnErasureSeesWhatIsAboutToCommit(t *testing.T) {
 		t.Errorf("%d messages were written, want the 5 that were committed", n)
 	}
 	// A transaction that sees the past would not see what has committed while it waited.
-	err = pgx.BeginTxFunc(t.Context(), w.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(t.Context(), w.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		_, err := codec.Erase(t.Context(), tx, "one commit", codec.EraseOptions{Reason: "a letter"})
 		return err
 	})
@@ -109,18 +98,7 @@ func TestAnErasureSeesWhatIsAboutToCommit(t *testing.T) {
 func TestAKeyThatIsNewerThanTheSnapshotIsNotErased(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	text, err := codec.NewKey("k1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ring, err := codec.ParseKeys(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := codec.New(codec.Config{Keyring: ring, KeepKeys: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := w.codec(codec.Config{KeepKeys: time.Hour})
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		subject := string(level)
 		ctx := codec.With(t.Context(), c, subject)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/codec"
 	"github.com/pgsagaz/pgsagaz/outbox"
 	"github.com/pgsagaz/pgsagaz/outbox/memorypub"
 	"github.com/pgsagaz/pgsagaz/sql"
@@ -34,6 +35,23 @@ func newWorld(t *testing.T) world {
 }
 
 var silent = slog.New(slog.DiscardHandler)
+
+// codec is one with a key of its own.
+func (w world) codec(cfg codec.Config) *codec.Codec {
+	w.Helper()
+	text, err := codec.NewKey("k1")
+	if err != nil {
+		w.Fatal(err)
+	}
+	if cfg.Keyring, err = codec.ParseKeys(text); err != nil {
+		w.Fatal(err)
+	}
+	c, err := codec.New(cfg)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c
+}
 
 // relay runs one until stop is called, at the latest when the test ends. stop waits for its end.
 func (w world) relay(p outbox.Publisher, cfg outbox.Config) (stop func()) {
