@@ -412,28 +412,44 @@ $$;
 
 -- Empties a slot, if all that is in it lies behind the persisted cursors. Returns whether it did.
 --
--- Nothing may slip in between the look and the TRUNCATE, and the look at a full slot takes long. So it comes
+-- A slot may hold a million rows, so that the proof goes by the index on txid: what is older than every cursor's first snapshot,
+-- and did not run in any of them, is consumed. The rest is looked at row by row, and most often there is none of it. Where
+-- relays are far behind it is long; then the newest row tells at once.
+--
+-- Nothing may slip in between the look and the TRUNCATE, and the look may take long. So it comes
 -- first, without a lock. Then the lock is taken, not waited for: it proves that no transaction has a row in
 -- here that is not committed. Then one more statement, whose snapshot is later than the lock, proves that
 -- nothing has come in since the look: that is a few entries of an index. A writer who still takes this slot for
 -- the current one waits for the lock, and its row comes in after the TRUNCATE: relays read every slot.
 CREATE FUNCTION pgsagaz.outbox_truncate(p_slot smallint, p_archive boolean) RETURNS boolean
     LANGUAGE plpgsql VOLATILE
+    SET enable_seqscan = off -- nothing analyzes slots, and a plan that was made for an empty one would read all of it
     AS $$
 DECLARE
-    slot   text := 'pgsagaz.outbox_' || p_slot;
-    looked pg_snapshot;
-    found  boolean;
-    top    bigint;
-    day    date;
+    slot    text := 'pgsagaz.outbox_' || p_slot;
+    looked  pg_snapshot;
+    passed  xid8;   -- the first that some cursor's snapshot did not know of
+    running xid8[]; -- that some cursor's snapshot saw run
+    found   boolean;
+    top     bigint;
+    day     date;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'pgsagaz: outbox_truncate needs a snapshot for each statement' USING ERRCODE = 'PS007';
     END IF;
+    IF (SELECT count(*) FROM pgsagaz.outbox_bucket b JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id) < 256 THEN
+        RETURN false; -- nobody knows how far the others are
+    END IF;
+    SELECT (array_agg(pg_snapshot_xmax(c.prev) ORDER BY pg_snapshot_xmax(c.prev)))[1], array_agg(DISTINCT x) FILTER (WHERE x IS NOT NULL)
+        INTO passed, running
+        FROM pgsagaz.outbox_cursor c LEFT JOIN LATERAL pg_snapshot_xip(c.prev) x ON true
+        WHERE EXISTS (SELECT FROM pgsagaz.outbox_bucket b WHERE b.cursor_id = c.id);
     looked := pg_current_snapshot(); -- what the next statement sees, and it may see more
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s o
-                                   LEFT JOIN pgsagaz.outbox_bucket b ON b.bucket = o.bucket LEFT JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id
-                                   WHERE coalesce(pgsagaz.outbox_consumed(o.txid, o.id, c.prev, c.cur, c.last_id), false) IS FALSE)', slot) INTO found;
+    EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT * FROM %1$s ORDER BY id DESC LIMIT 1) o WHERE %2$s)
+                        OR EXISTS (SELECT FROM (SELECT * FROM %1$s WHERE txid >= $1 UNION ALL SELECT * FROM %1$s WHERE txid = ANY ($2)) o WHERE %2$s)',
+                   slot, '(SELECT coalesce(pgsagaz.outbox_consumed(o.txid, o.id, c.prev, c.cur, c.last_id), false) IS FALSE
+                           FROM pgsagaz.outbox_bucket b JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id WHERE b.bucket = o.bucket)')
+        INTO found USING passed, running;
     IF found THEN
         RETURN false;
     END IF;

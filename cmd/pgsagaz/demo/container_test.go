@@ -39,6 +39,7 @@ type container struct {
 	*exec.Cmd
 	name string
 	said bytes.Buffer
+	up   func() bool // nil: as soon as the container runs
 }
 
 func newContainer(image, url, name string, args ...string) *container {
@@ -61,10 +62,11 @@ func (c *container) signal(name string) error {
 	return exec.Command("docker", "kill", "--signal="+name, c.name).Run()
 }
 
-// Stop asks it to end, as soon as there is something that can be asked.
+// Stop asks it to end, as soon as there is something that can be asked. Before main begins nobody can: there SIGTERM ends
+// every Go program with status 2 where it is process 1.
 func (c *container) Stop() {
 	for range 100 {
-		if c.signal("TERM") == nil {
+		if (c.up == nil || c.up()) && c.signal("TERM") == nil {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -92,6 +94,11 @@ func TestContainerRollsOver(t *testing.T) {
 	var all []*container
 	spawn := func(id string) Process {
 		c := newContainer(image, url, id, "worker", "--worker-id", id, "--pool-size", "6", "--grace", "20s", "--broker", address+"?prefix="+prefix, "--log-format", "json")
+		c.up = func() bool { // a worker of this name is at work
+			var is bool
+			err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pgsagaz.worker WHERE id = $1)`, id).Scan(&is)
+			return err == nil && is
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, c)
