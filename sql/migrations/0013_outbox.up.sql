@@ -412,8 +412,8 @@ $$;
 
 -- Empties a slot, if all that is in it lies behind the persisted cursors. Returns whether it did.
 --
--- A slot may hold a million rows, so that the proof goes by the index on txid: what is older than every cursor's first snapshot,
--- and did not run in any of them, is consumed. The rest is looked at row by row, and most often there is none of it. Where
+-- A slot may hold a million rows, so that the proof goes by its indexes: what every cursor's later snapshot saw, up to
+-- the lowest id that one of them has come to, is consumed. The rest is looked at row by row, and most often there is none of it. Where
 -- relays are far behind it is long; then the newest row tells at once.
 --
 -- Nothing may slip in between the look and the TRUNCATE, and the look may take long. So it comes
@@ -424,12 +424,14 @@ $$;
 CREATE FUNCTION pgsagaz.outbox_truncate(p_slot smallint, p_archive boolean) RETURNS boolean
     LANGUAGE plpgsql VOLATILE
     SET enable_seqscan = off -- nothing analyzes slots, and a plan that was made for an empty one would read all of it
+    SET jit = off            -- which takes what is switched off for dear, and would compile for longer than it all takes
     AS $$
 DECLARE
     slot    text := 'pgsagaz.outbox_' || p_slot;
     looked  pg_snapshot;
-    passed  xid8;   -- the first that some cursor's snapshot did not know of
-    running xid8[]; -- that some cursor's snapshot saw run
+    passed  xid8;   -- the first that some cursor's later snapshot did not know of
+    running xid8[]; -- that one of them saw run
+    reached bigint; -- the lowest id that a cursor with two snapshots has come to
     found   boolean;
     top     bigint;
     day     date;
@@ -440,16 +442,17 @@ BEGIN
     IF (SELECT count(*) FROM pgsagaz.outbox_bucket b JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id) < 256 THEN
         RETURN false; -- nobody knows how far the others are
     END IF;
-    SELECT (array_agg(pg_snapshot_xmax(c.prev) ORDER BY pg_snapshot_xmax(c.prev)))[1], array_agg(DISTINCT x) FILTER (WHERE x IS NOT NULL)
-        INTO passed, running
-        FROM pgsagaz.outbox_cursor c LEFT JOIN LATERAL pg_snapshot_xip(c.prev) x ON true
-        WHERE EXISTS (SELECT FROM pgsagaz.outbox_bucket b WHERE b.cursor_id = c.id);
+    SELECT (array_agg(pg_snapshot_xmax(c.later) ORDER BY pg_snapshot_xmax(c.later)))[1], array_agg(DISTINCT x) FILTER (WHERE x IS NOT NULL), min(c.last_id)
+        INTO passed, running, reached
+        FROM (SELECT coalesce(c.cur, c.prev) AS later, CASE WHEN c.cur IS NOT NULL THEN c.last_id END AS last_id FROM pgsagaz.outbox_cursor c
+              WHERE EXISTS (SELECT FROM pgsagaz.outbox_bucket b WHERE b.cursor_id = c.id)) c LEFT JOIN LATERAL pg_snapshot_xip(c.later) x ON true;
     looked := pg_current_snapshot(); -- what the next statement sees, and it may see more
     EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT * FROM %1$s ORDER BY id DESC LIMIT 1) o WHERE %2$s)
-                        OR EXISTS (SELECT FROM (SELECT * FROM %1$s WHERE txid >= $1 UNION ALL SELECT * FROM %1$s WHERE txid = ANY ($2)) o WHERE %2$s)',
+                        OR EXISTS (SELECT FROM (SELECT * FROM %1$s WHERE txid >= $1 UNION ALL SELECT * FROM %1$s WHERE txid = ANY ($2)
+                                                UNION ALL SELECT * FROM %1$s WHERE id > $3) o WHERE %2$s)',
                    slot, '(SELECT coalesce(pgsagaz.outbox_consumed(o.txid, o.id, c.prev, c.cur, c.last_id), false) IS FALSE
                            FROM pgsagaz.outbox_bucket b JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id WHERE b.bucket = o.bucket)')
-        INTO found USING passed, running;
+        INTO found USING passed, running, reached;
     IF found THEN
         RETURN false;
     END IF;
