@@ -129,6 +129,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Engine, error) {
 		}
 	}
 	problems = append(problems, e.checkChildren()...)
+	problems = append(problems, e.checkLimits()...)
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}

@@ -62,6 +62,8 @@ func answered(err error) error {
 		return errTurnedBack
 	case "":
 		return &noAnswerError{err}
+	case "57014": // a statement_timeout of the user's, or an operator's pg_cancel_backend: most likely it waited for the saga's lock
+		return &noAnswerError{err}
 	}
 	return err
 }

@@ -109,8 +109,10 @@ $$;
 -- waits for are those who are inside, and they wait for no line. He that has the lowest number of all is first in all of his lines:
 -- he is let in, after him the next, and nobody waits for ever.
 --
--- Rates. He begins at the latest of the times that his lines allow, and each counts on from there. One with several lines is not called long before
--- that, or he would hold places, and slots, that others could use till then. He is told when to come and ask.
+-- Rates. He begins at the latest of the times that his lines allow, and each counts on from there. Nobody is called long before that: a slot
+-- that was given away is lost if he leaves, and keeps its time when the rate is changed; and one with several lines would hold places that others could
+-- use till then. The first is told when to come and ask, in five minutes at most, as his definition may have another rate by then. When he
+-- does, those behind him are called, too, for as far ahead as is allowed: so a line asks now and then, and not once for each slot.
 --
 -- Plans are made once: with the arrays of lines at hand Postgres would plan each statement anew each time, which takes longer than to run it.
 --
@@ -122,6 +124,7 @@ CREATE FUNCTION pgsagaz.limit_call(p_lines text[], p_own bigint)
     AS $$
 DECLARE
     ahead   constant interval := '250 milliseconds'; -- at most so long he with several lines holds his places before he begins
+    often   constant interval := '5 minutes'; -- who waits for his time asks
     patient constant interval := '10 seconds';
     held    text[] := p_lines;
     fresh   text[] := p_lines;   -- of these, those not looked at yet
@@ -134,6 +137,8 @@ DECLARE
     head    record;
     timed   boolean;
     begins  timestamptz;
+    early   interval; -- so long before he begins he may be called
+    asks    timestamptz;
 BEGIN
     LOOP
         FOR line IN SELECT n.line, n.name, n.key FROM pgsagaz.limit_lines(fresh) n LOOP
@@ -154,7 +159,7 @@ BEGIN
         ORDER BY p.seq LIMIT 1;
         EXIT WHEN NOT FOUND;
         lines := coalesce(place.lines, ARRAY[place.name || ' ' || place.key]);
-        SELECT l.worker IS NULL AND l.id <> p_own AS waits, l.queue, s.name, s.version INTO resting
+        SELECT l.worker IS NULL AND l.id <> p_own AS waits, l.run_at, l.queue, s.name, s.version INTO resting
         FROM pgsagaz.lane l JOIN pgsagaz.saga s ON s.id = l.saga_id
         WHERE l.saga_id = place.saga_id AND l.id = place.lane AND l.step = place.step AND l.direction = place.direction;
         IF NOT FOUND THEN -- its saga has turned back meanwhile
@@ -180,20 +185,27 @@ BEGIN
         END IF;
 
         -- Is it time?
-        SELECT greatest(pgsagaz.now(), max(l.next_at) FILTER (WHERE l.spacing IS NOT NULL)), bool_or(l.spacing IS NOT NULL) INTO begins, timed
+        SELECT greatest(pgsagaz.now(), max(l.next_at) FILTER (WHERE l.spacing IS NOT NULL)), bool_or(l.spacing IS NOT NULL),
+               CASE WHEN cardinality(lines) = 1 AND closed = '{}' THEN greatest(2 * ahead, least(1000 * max(l.spacing), interval '10 seconds')) ELSE ahead END
+            INTO begins, timed, early
         FROM pgsagaz.limit_lines(lines) n JOIN pgsagaz.limit_line l ON l.name = n.name AND l.key = n.key;
-        IF begins > pgsagaz.now() + ahead AND (cardinality(lines) > 1 OR closed <> '{}') THEN
-            IF resting.waits AND place.asks_at IS DISTINCT FROM begins - ahead THEN
+        IF begins > pgsagaz.now() + early THEN
+            asks := least(begins - CASE early WHEN ahead THEN ahead ELSE early / 2 END, pgsagaz.now() + often);
+            IF resting.waits AND resting.run_at <= asks THEN -- he comes by himself
+                asks := resting.run_at;
+            ELSIF resting.waits THEN
                 PERFORM FROM pgsagaz.lane l WHERE l.saga_id = place.saga_id AND l.id = place.lane AND l.worker IS NULL FOR UPDATE SKIP LOCKED;
                 IF FOUND THEN
-                    UPDATE pgsagaz.lane l SET run_at = begins - ahead, job_id = NULL WHERE l.saga_id = place.saga_id AND l.id = place.lane;
+                    UPDATE pgsagaz.lane l SET run_at = asks, job_id = NULL WHERE l.saga_id = place.saga_id AND l.id = place.lane;
                     queue := resting.queue;
-                    seconds := extract(epoch FROM begins - ahead - pgsagaz.now());
+                    seconds := extract(epoch FROM asks - pgsagaz.now());
                     RETURN NEXT;
                 END IF;
             END IF;
-            UPDATE pgsagaz.limit_place p SET asks_at = begins - ahead
-            WHERE (p.saga_id, p.step, p.direction) = (place.saga_id, place.step, place.direction);
+            IF place.asks_at IS DISTINCT FROM asks THEN
+                UPDATE pgsagaz.limit_place p SET asks_at = asks
+                WHERE (p.saga_id, p.step, p.direction) = (place.saga_id, place.step, place.direction);
+            END IF;
             closed := closed || ARRAY(SELECT n.line FROM pgsagaz.limit_lines(lines) n JOIN pgsagaz.limit_line l ON l.name = n.name AND l.key = n.key
                                       WHERE l.spacing IS NOT NULL AND l.next_at >= begins); -- in his other lines somebody else may be sooner
             CONTINUE;
@@ -295,8 +307,9 @@ BEGIN
             former := former || (line.name || ' ' || line.key);
             CONTINUE;
         END IF;
-        INSERT INTO pgsagaz.limit_line (name, key, concurrency, spacing) VALUES (line.name, line.key, line.concurrency, line.spacing)
-            ON CONFLICT (name, key) DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing;
+        INSERT INTO pgsagaz.limit_line AS l (name, key, concurrency, spacing) VALUES (line.name, line.key, line.concurrency, line.spacing)
+            ON CONFLICT (name, key) DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing,
+                next_at = l.next_at - coalesce(l.spacing, '0') + coalesce(excluded.spacing, '0'); -- it counts from the last one that began
         asked := asked || (line.name || ' ' || line.key);
         IF line.concurrency IS NOT NULL THEN
             counts := counts || (line.name || ' ' || line.key);

@@ -121,8 +121,9 @@ func engine() []Mutant {
 		// Limits.
 		{
 			Name: "limit.line-unlocked", Plants: "two who come to a limit at once do not see each other, and both take its last place",
-			Edits: []Edit{function("limit_enter", "DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing", "DO NOTHING")},
-			Red:   red("integration/interleave", "TestMergesLimit"),
+			Edits: []Edit{function("limit_enter", `DO UPDATE SET concurrency = excluded.concurrency, spacing = excluded.spacing,
+                next_at = l.next_at - coalesce(l.spacing, '0') + coalesce(excluded.spacing, '0')`, "DO NOTHING")},
+			Red: red("integration/interleave", "TestMergesLimit"),
 		},
 		{
 			Name: "limit.one-line-is-enough", Plants: "whoever has room in one of his lines is let into all of them",
@@ -131,7 +132,7 @@ func engine() []Mutant {
 		},
 		{
 			Name: "limit.passed-for-ever", Plants: "others go past whoever needs two lines for as long as these are not free at one instant",
-			Edits: []Edit{function("limit_call", "'10 seconds'", "'10 years'")},
+			Edits: []Edit{function("limit_call", "patient constant interval := '10 seconds'", "patient constant interval := '10 years'")},
 			Red:   red("pgengine", "TestNobodyStarvesBetweenLines"),
 		},
 		{
