@@ -113,7 +113,11 @@ func (c *cluster) configure(opts *Options) error {
 		settings["shared_preload_libraries"] = "pg_stat_statements"
 	}
 	maps.Copy(settings, opts.Settings)
+	return c.append(settings)
+}
 
+// append adds settings to the file.
+func (c *cluster) append(settings map[string]string) error {
 	var conf strings.Builder
 	conf.WriteString("\n# Set by pgsagaz.\n")
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
