@@ -26,6 +26,7 @@ var (
 	tortureSagas = flag.Int("transfers", 500, "how many sagas it runs")
 	tortureEvery = flag.Duration("every", 600*time.Millisecond, "how often something is done, on average")
 	tortureRate  = flag.Int("rate", 0, "how many sagas it runs a second, in place of -transfers; 0: -transfers says")
+	promotions   = flag.Bool("promote", false, "Postgres has a synchronous standby, and the torture test's harm includes that it takes over")
 )
 
 const (
@@ -41,12 +42,12 @@ type harm struct {
 	long time.Duration
 }
 
-// schedule draws the harm of a run. It depends on nothing but the source of chance.
-func schedule(random *rand.Rand, whole, every time.Duration) (all []harm) {
-	kinds := []string{ // the more often, the likelier
+// schedule draws the harm of a run, of the usual kinds and of more. It depends on nothing but the source of chance.
+func schedule(random *rand.Rand, whole, every time.Duration, more ...string) (all []harm) {
+	kinds := append([]string{ // the more often, the likelier
 		"kill", "kill", "kill", "stop", "stop", "stop", "term", "cut", "cut", "terminate", "terminate", "trouble", "trouble", "cancel", "cancel",
 		"crash", "kill all",
-	}
+	}, more...)
 	for at := every; at < whole; at += time.Duration(random.ExpFloat64() * float64(every)) {
 		all = append(all, harm{at: at, what: kinds[random.IntN(len(kinds))], whom: random.IntN(1000), long: time.Duration(200+random.IntN(2500)) * time.Millisecond})
 	}
@@ -56,14 +57,19 @@ func schedule(random *rand.Rand, whole, every time.Duration) (all []harm) {
 // torture is a bank whose workers, relays and consumers are processes, with Postgres behind a proxy.
 type torture struct {
 	*world
-	random *rand.Rand
-	server *localpg.Server
-	proxy  *proxy
-	log    *faultyLog
+	random  *rand.Rand
+	server  *localpg.Server
+	standby *localpg.Server // nil: there is none
+	proxy   *proxy          // of the processes
+	door    *proxy          // of the test itself, which is not cut
+	log     *faultyLog
+	most    int           // how many sagas it runs
+	whole   time.Duration // in which they come
 
 	roles     []workerOptions
 	processes []*process
 	deaths    int
+	again     int // transaction ids that came again with a promotion
 	did       map[string]int
 	sagas     []string
 	expects   map[string]bool // by saga: whether it is to fail
@@ -80,10 +86,11 @@ func newTorture(t *testing.T) *torture {
 	}
 	x := &torture{
 		world:  &world{t: t, url: server.URL(), outside: newOutside(t), ids: map[string]string{}, orders: map[string]Order{}, cancelled: map[string]bool{}},
-		random: seeded(t), server: server, proxy: newProxy(t, server.URL()), log: &faultyLog{broker: memorysub.New(memorysub.Config{Partitions: 12})},
-		did: map[string]int{}, expects: map[string]bool{},
+		random: seeded(t), server: server, proxy: newProxy(t, server.URL()), door: newProxy(t, server.URL()),
+		log:  &faultyLog{broker: memorysub.New(memorysub.Config{Partitions: 12})},
+		most: *tortureSagas, whole: *tortureTime, did: map[string]int{}, expects: map[string]bool{},
 	}
-	pooled, err := pgxpool.ParseConfig(server.URL())
+	pooled, err := pgxpool.ParseConfig(x.door.url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +158,8 @@ func (x *torture) do(h harm) (end func()) {
 		return func() { x.log.trouble.Store(0) }
 	case "crash":
 		crash(x.t, x.server)
+	case "promote":
+		x.promote()
 	case "cancel":
 		for range 3 {
 			if n := len(x.sagas); n > 0 {
@@ -197,10 +206,10 @@ func (x *torture) run(harms []harm) {
 	}
 	var endings []ending
 	begun := time.Now()
-	for len(harms) > 0 || len(endings) > 0 || len(x.sagas) < *tortureSagas {
+	for len(harms) > 0 || len(endings) > 0 || len(x.sagas) < x.most {
 		now := time.Since(begun)
-		if due := int(int64(*tortureSagas) * int64(now) / int64(*tortureTime)); len(x.sagas) < min(due, *tortureSagas) {
-			x.begin(min(10, *tortureSagas-len(x.sagas)))
+		if due := int(int64(x.most) * int64(now) / int64(x.whole)); len(x.sagas) < min(due, x.most) {
+			x.begin(min(10, x.most-len(x.sagas)))
 		}
 		for len(harms) > 0 && harms[0].at <= now {
 			if end := x.do(harms[0]); end != nil {
@@ -258,7 +267,12 @@ func TestTorture(t *testing.T) {
 		*tortureSagas = int(float64(*tortureRate) * tortureTime.Seconds())
 	}
 	x := newTorture(t)
-	harms := schedule(x.random, *tortureTime, *tortureEvery)
+	var more []string
+	if *promotions {
+		x.follow()
+		more = []string{"promote"}
+	}
+	harms := schedule(x.random, *tortureTime, *tortureEvery, more...)
 	watch := x.watch()
 	x.run(harms)
 	watch.check()
