@@ -63,8 +63,9 @@ type torture struct {
 	proxy   *proxy          // of the processes
 	door    *proxy          // of the test itself, which is not cut
 	log     *faultyLog
-	most    int           // how many sagas it runs
-	whole   time.Duration // in which they come
+	own     map[string]func() // harm that only one test does
+	most    int               // how many sagas it runs
+	whole   time.Duration     // in which they come
 
 	roles     []workerOptions
 	processes []*process
@@ -75,8 +76,9 @@ type torture struct {
 	expects   map[string]bool // by saga: whether it is to fail
 }
 
-func newTorture(t *testing.T) *torture {
-	server := sqltest.Server(t)
+func newTorture(t *testing.T) *torture { return newTortureOn(t, sqltest.Server(t)) }
+
+func newTortureOn(t *testing.T, server *localpg.Server) *torture {
 	config, err := pgx.ParseConfig(server.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +138,10 @@ func (x *torture) revive() {
 func (x *torture) do(h harm) (end func()) {
 	p := x.processes[h.whom%len(x.processes)]
 	x.did[h.what]++
+	if own := x.own[h.what]; own != nil {
+		own()
+		return nil
+	}
 	switch h.what {
 	case "kill":
 		p.kill()

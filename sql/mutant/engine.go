@@ -100,6 +100,10 @@ func engine() []Mutant {
 			Red:   red("sql", "TestARetryWaits"),
 		},
 		{
+			Name: "attempt.full-disk-counted", Plants: "a full disk counts against the step that meets it: sagas turn back that had nothing wrong with them",
+			Red: red("pgengine", "TestAFullDiskIsNobodysAttempt"),
+		},
+		{
 			Name: "timeout.ignored", Plants: "the time limit of a step limits nothing",
 			Red: red("pgengine", "TestSagaz07And08_RetriesAndTimeoutsCountInAGraph"),
 		},
