@@ -77,16 +77,7 @@ func newServerBeside(t testing.TB, data, wal string) (server *localpg.Server, lo
 	if wal == "" {
 		wal = roomy(t)
 	}
-	ctx := t.Context()
-	server, err := localpg.Start(ctx, &localpg.Options{Dir: data, Bin: os.Getenv("PGSAGAZ_TEST_POSTGRES"), Download: true,
-		Settings: map[string]string{"min_wal_size": "32MB", "max_wal_size": "32MB"}})
-	if errors.Is(err, localpg.ErrNoBinaries) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) }) // an error: it has ended by itself
+	server = newServer(t, &localpg.Options{Dir: data, Settings: map[string]string{"min_wal_size": "32MB", "max_wal_size": "32MB"}})
 	if err := server.Crash(); err != nil {
 		t.Fatal(err)
 	}
@@ -98,10 +89,25 @@ func newServerBeside(t testing.TB, data, wal string) (server *localpg.Server, lo
 	if out, err := exec.Command("mv", found[0], moved).CombinedOutput(); err != nil { // from one filesystem to another
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := errors.Join(os.Symlink(moved, found[0]), server.Restart(ctx)); err != nil {
+	if err := errors.Join(os.Symlink(moved, found[0]), server.Restart(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	return server, filepath.Join(filepath.Dir(filepath.Dir(found[0])), "postgres.log")
+}
+
+// newServer starts a Postgres as the options say, from the binaries that tests use.
+func newServer(t testing.TB, o *localpg.Options) *localpg.Server {
+	t.Helper()
+	o.Bin, o.Download = os.Getenv("PGSAGAZ_TEST_POSTGRES"), true
+	server, err := localpg.Start(t.Context(), o)
+	if errors.Is(err, localpg.ErrNoBinaries) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.Background()) }) // an error: it has ended by itself
+	return server
 }
 
 // roomy is a directory that the server's user may enter.

@@ -106,6 +106,9 @@ func (s *sweeper) run(ctx context.Context) error {
 // backlog of them does not take over.
 const raised = 8
 
+// ahead is how far in the future a job may be due that River has to give out: it lets one that was put off for less than five seconds wait there.
+const ahead = 6 * time.Second
+
 // look is one whole sweep.
 func (s *sweeper) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -149,6 +152,9 @@ func (s *sweeper) look(ctx context.Context) error {
 		if _, err := s.pool.Exec(ctx, sql.SweepLines); err != nil {
 			return err
 		}
+		if err := s.queues(ctx, sql.SweepAhead, slices.Collect(maps.Keys(s.w.cfg.Queues)), ahead); err != nil {
+			return err
+		}
 	}
 	var seconds *float64
 	if err := s.pool.QueryRow(ctx, sql.SweepDue).Scan(&seconds); err != nil {
@@ -169,8 +175,8 @@ func (s *sweeper) wake(queues ...string) {
 func (s *sweeper) hints(ctx context.Context) error { return s.queues(ctx, sql.SweepHints) }
 
 // queues runs a statement that answers with the queues it gave jobs to.
-func (s *sweeper) queues(ctx context.Context, statement string) error {
-	rows, err := s.pool.Query(ctx, statement)
+func (s *sweeper) queues(ctx context.Context, statement string, args ...any) error {
+	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (c *cluster) copy(ctx context.Context) (_ *cluster, err error) {
 	if !isFile(backup) {
 		return nil, fmt.Errorf("%w: no pg_basebackup in %s", ErrNoBinaries, c.bin)
 	}
-	n := &cluster{bin: c.bin, account: c.account, password: c.password}
+	n := &cluster{bin: c.bin, account: c.account, env: c.env, password: c.password}
 	if n.dir, err = newOwnDir(filepath.Dir(c.dir.path), c.account); err != nil {
 		return nil, err
 	}

@@ -151,6 +151,11 @@ func engine() []Mutant {
 			Red:   red("sql", "TestADeadWorkersCallIsInDoubt"),
 		},
 		{
+			Name: "take.waits-for-the-clock", Plants: "a lane that is to be had cannot be taken before the clock, which was set back, is where it was",
+			Edits: []Edit{statement(&sql.LaneTake, "job_id IS NOT NULL OR ", "")},
+			Red:   red("sql", "TestAClockThatWasSetBack"),
+		},
+		{
 			Name: "sweep.lost-hint", Plants: "a lane whose River job is gone gets no other: its saga stands for ever",
 			Edits: []Edit{statement(&sql.SweepLost, "l.worker IS NULL AND l.job_id IS NOT NULL", "false AND l.worker IS NULL AND l.job_id IS NOT NULL")},
 			Red:   red("sql", "TestALostHintIsGivenAgain"),
