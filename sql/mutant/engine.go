@@ -28,7 +28,13 @@ func engine() []Mutant {
 		{
 			Name: "settle.together-no-token", Plants: "Activities that are settled in one commit settle without asking whose the lane is",
 			Edits: []Edit{function("settle_many", "l.id = d.lane AND l.token = d.token", "l.id = d.lane")},
-			Red:   red("sql", "TestSettlingTogetherIsSettlingAlone"),
+			Red:   append(red("sql", "TestSettlingTogetherIsSettlingAlone"), red("integration/interleave", "TestMergesTogetherTakeOver")...),
+		},
+		{
+			Name: "settle.together-tells-of-all", Plants: "who settles several sagas in one commit is told that all are done, also those that somebody else had locked",
+			Edits: []Edit{function("settle_many", "FOR NO KEY UPDATE SKIP LOCKED;\n        CONTINUE WHEN NOT FOUND;",
+				"FOR NO KEY UPDATE SKIP LOCKED;\n        IF NOT FOUND THEN\n            RETURN NEXT d.token;\n            CONTINUE;\n        END IF;")},
+			Red: append(red("sql", "TestSettlingTogetherWaitsForNoSaga"), red("integration/interleave", "TestMergesTogether")...),
 		},
 		{
 			Name: "settle.together-waits", Plants: "who settles several sagas waits for one while he holds others: two of them wait for each other",
