@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -212,9 +213,7 @@ func (s *sweeper) dead(ctx context.Context) error {
 // that is in the first and not in the second has been let go.
 func (s *sweeper) strayLanes(ctx context.Context) error {
 	return s.giveUp(ctx, func(m mine) bool {
-		if m.Turned != nil { // in case that the word of it was lost
-			s.w.engine.Halt(m.SagaID, time.Duration(*m.Turned*float64(time.Second)))
-		}
+		m.halt(s.w.engine) // in case that the word of it was lost
 		return !s.w.engine.Holds(m.ID, m.Token)
 	})
 }
@@ -229,6 +228,13 @@ type mine struct {
 	SagaID    string
 	ID, Token int64
 	Turned    *float64 // seconds since its saga began to turn back; nil: it has not
+}
+
+// halt stops what it is at, if its saga turns back and does not wait for that.
+func (m mine) halt(e *pgengine.Engine) {
+	if m.Turned != nil {
+		e.Halt(m.SagaID, time.Duration(*m.Turned*float64(time.Second)))
+	}
 }
 
 func (s *sweeper) giveUp(ctx context.Context, stray func(mine) bool) error {
