@@ -28,7 +28,8 @@ func (x *torture) follow() {
 	x.standby = standby
 }
 
-// promote stops Postgres at once, has the standby take over, whose address the proxies then know, and makes the next standby.
+// promote stops Postgres at once. The proxies lead to the standby, which takes no writes for a moment; then it takes over, and has a standby of its
+// own made.
 func (x *torture) promote() {
 	x.t.Helper()
 	ctx := x.t.Context()
@@ -36,17 +37,27 @@ func (x *torture) promote() {
 		x.t.Fatal(err)
 	}
 	burned := x.burn()
-	if err := errors.Join(x.server.Crash(), x.standby.Promote(ctx)); err != nil {
+	if err := x.server.Crash(); err != nil {
 		x.t.Fatal(err)
 	}
 	x.proxy.lead(x.t, x.standby.URL())
 	x.door.lead(x.t, x.standby.URL())
-	_ = x.server.Stop(ctx) // it has ended: this removes its data
-	x.server = x.standby
-	x.again += max(0, burned+1-x.nextTransaction())
 	for _, p := range x.processes {
 		p.wake()
 	}
+	time.Sleep(300 * time.Millisecond) // so long, at least
+	for _, p := range x.processes {    // so that none has a transaction before it is asked which id is the first
+		p.stop()
+	}
+	if err := x.standby.Promote(ctx); err != nil {
+		x.t.Fatal(err)
+	}
+	x.again += max(0, burned+1-x.next())
+	for _, p := range x.processes {
+		p.wake()
+	}
+	_ = x.server.Stop(ctx) // it has ended: this removes its data
+	x.server = x.standby
 	x.follow()
 }
 
@@ -72,8 +83,8 @@ func (x *torture) burn() (last int) {
 	return last
 }
 
-// nextTransaction is the id that no transaction has had yet.
-func (x *torture) nextTransaction() (id int) {
+// next is the transaction id that no transaction of the new primary has had yet.
+func (x *torture) next() (id int) {
 	eventually(x.t, patience, "the new primary answers", func() bool {
 		return x.pool.QueryRow(x.t.Context(), `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`).Scan(&id) == nil
 	})
@@ -102,7 +113,7 @@ func TestPromotion(t *testing.T) {
 	if line := x.one(`SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int`); line != 3 {
 		t.Errorf("it is time line %d", line)
 	}
-	for _, p := range x.processes {
+	for _, p := range x.ever {
 		if bytes.Contains(p.log.bytes(), []byte("restored from another cluster")) {
 			t.Errorf("%s takes the cluster for another", p.id)
 		}

@@ -3,10 +3,12 @@
 package integration
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"testing"
 	"time"
@@ -69,6 +71,7 @@ type torture struct {
 
 	roles     []workerOptions
 	processes []*process
+	ever      []*process // those that were replaced too
 	deaths    int
 	setBack   bool // the database's clock was
 	again     int  // transaction ids that came again with a promotion
@@ -130,6 +133,7 @@ func newTortureOf(t *testing.T, server *localpg.Server, with func(*workerOptions
 	for _, role := range x.roles {
 		x.processes = append(x.processes, x.launch(role))
 	}
+	x.ever = slices.Clone(x.processes)
 	return x
 }
 
@@ -139,6 +143,7 @@ func (x *torture) revive() {
 		if !p.alive() {
 			x.deaths++
 			x.processes[i] = x.launch(x.roles[i])
+			x.ever = append(x.ever, x.processes[i])
 		}
 	}
 }
@@ -358,6 +363,29 @@ func (x *torture) check() {
 	}
 	x.checkOutside()
 	x.checkLog()
+	x.checkSecrets()
+}
+
+// checkSecrets: whatever went wrong, no process has told the password of the database, or what was in an input or a message.
+func (x *torture) checkSecrets() {
+	u, err := url.Parse(x.server.URL())
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	said := 0
+	for _, p := range x.ever {
+		text := p.log.bytes()
+		said += len(text)
+		for what, secret := range map[string]string{"the password": password, "an input": "Fails", "a message": "Account"} {
+			if i := bytes.Index(text, []byte(secret)); i >= 0 {
+				x.t.Errorf("%s has told %s: %s", p.id, what, text[max(0, i-200):min(len(text), i+200)])
+			}
+		}
+	}
+	if said == 0 || len(password) < 10 {
+		x.t.Errorf("%d bytes were looked through for a password of %d", said, len(password))
+	}
 }
 
 // checkOutside holds S6: a key has had its effect outside once, and it stands where its saga is completed.

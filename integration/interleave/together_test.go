@@ -110,7 +110,7 @@ func TestMergesTogether(t *testing.T) {
 		var toldA, toldB []int64
 		oneTurns, twoTurns := w.turnsOnce(one), w.turnsOnce(two)
 		return race{
-			acts: []act{w.settles(0, &o, &toldA, l1, l2), w.settles(1, &o, &toldB, r2, r1), w.obey(2, one, "order", cancel(one))},
+			acts:   []act{w.settles(0, &o, &toldA, l1, l2), w.settles(1, &o, &toldB, r2, r1), w.obey(2, one, "order", cancel(one))},
 			always: func() error { return errors.Join(oneTurns(), twoTurns()) },
 			end: func() error {
 				if err := w.asTold(slices.Concat(toldA, toldB), l1, l2, r1, r2); err != nil {
