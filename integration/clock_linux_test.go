@@ -61,7 +61,7 @@ func TestServerClockJumps(t *testing.T) {
 	t.Parallel()
 	x, clock := newClockedTorture(t)
 	x.setBack = true
-	x.most, x.whole = 400, 8*time.Second
+	x.most, x.whole = 250, 7*time.Second
 	jump := func(ahead time.Duration) func() {
 		return func() {
 			x.begin(30) // their jobs are on their way
@@ -91,7 +91,7 @@ func TestWorkerClocksJump(t *testing.T) {
 		t.Skip(err)
 	}
 	x := newTortureOf(t, newServer(t, &localpg.Options{}), func(o *workerOptions) { o.Restless = 300 * time.Millisecond })
-	x.most, x.whole = 300, 5*time.Second
+	x.most, x.whole = 200, 5*time.Second
 	x.run([]harm{
 		{at: 1 * time.Second, what: "kill", whom: 0},
 		{at: 2 * time.Second, what: "term", whom: 1},
