@@ -38,7 +38,7 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 }
 
 // InSync waits until the standby of this server has all that was committed here, and commits wait for it.
-func (s *Server) InSync(ctx context.Context) error { return s.await(ctx, true, `SELECT`) }
+func (s *Server) InSync(ctx context.Context) error { return s.await(ctx, true) }
 
 // Promote ends a standby's recovery: when it returns the server takes writes, and its commits wait for nobody. The server
 // that it followed should have ended before, or there are two truths.

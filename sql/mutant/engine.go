@@ -157,6 +157,11 @@ func engine() []Mutant {
 			Red:   red("sql", "TestADeadWorkersCallIsInDoubt"),
 		},
 		{
+			Name: "sweep.beat-of-the-future", Plants: "a beat from before the clock was set back counts until the clock is there again: who dies meanwhile is not missed",
+			Edits: []Edit{statement(&sql.SweepAhead, "SET beat_at = pgsagaz.now()", "SET beat_at = beat_at")},
+			Red:   red("sql", "TestAClockThatWasSetBack"),
+		},
+		{
 			Name: "take.waits-for-the-clock", Plants: "a lane that is to be had cannot be taken before the clock, which was set back, is where it was",
 			Edits: []Edit{statement(&sql.LaneTake, "job_id IS NOT NULL OR ", "")},
 			Red:   red("sql", "TestAClockThatWasSetBack"),
