@@ -114,10 +114,13 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
 		e.metrics.unanswered(err)
-		if !unfit(err) {
-			away = 1
+		switch {
+		case !unfit(err):
+			away = 0
+		case away%30 == 1: // every half a minute
+			e.log.WarnContext(ctx, "the server refuses everybody, trying again", "saga", g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
 		}
-		pause(ctx, min(time.Duration(away)*50*time.Millisecond, time.Second))
+		pause(ctx, min(time.Duration(max(away, 1))*50*time.Millisecond, time.Second))
 		err = e.untilAnswered(ctx, func() error { return e.locate(ctx, l) })
 		if errors.Is(err, errLost) && !l.taken {
 			err = e.untilAnswered(ctx, func() error { return e.begin(ctx, l) })
