@@ -6,7 +6,7 @@ SEED     ?= 1
 DURATION ?= 1h
 
 .DEFAULT_GOAL := help
-.PHONY: brokers torture soak merges mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy browser apiserver image
+.PHONY: brokers torture soak merges mutants help check fmt-check vet staticcheck test race lint demo bench fuzz cover build deploy browser apiserver image vuln
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ race: ## all tests with the race detector
 
 lint: ## golangci-lint, which has to be installed, with .golangci.yml
 	golangci-lint run
+
+vuln: ## known vulnerabilities of what this is built from; it says so if their database is out of reach
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 demo: ## the order saga, end to end, on a Postgres of its own
 	$(GO) run ./cmd/pgsagaz demo

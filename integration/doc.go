@@ -7,6 +7,9 @@
 //	world_test.go     a database with that saga, its workers and the outside
 //	audit_test.go     what must hold when everything has ended, whatever happened before
 //	torture_test.go   a bank under all of that at once, and the proof that nothing was lost (transfer_test.go, wire_test.go)
+//	promotion_test.go   its Postgres dies, and a standby takes over
+//	diskfull_linux_test.go   its Postgres has no room, for tables or for its WAL
+//	clock_linux_test.go      the clock of its Postgres, and those of its processes, jump (testdata/clock.c, wallclock_linux_amd64_test.go)
 //	soak_test.go      the same for long: snapshots are held, and tables and processes must not grow
 //	part_test.go      a relay or consumers as a process of its own
 //	post_test.go      the broker in the test's process that these reach over the wire

@@ -49,6 +49,7 @@ type workerOptions struct {
 	Lease      time.Duration
 	Grace      time.Duration
 	Gauge      time.Duration // how often it tells how much there is of it; 0: never
+	Restless   time.Duration // how often its wall clock jumps, by up to an hour; 0: never
 	Failpoint  string        // where to kill itself; "": nowhere
 	Hit        int           // at which hit of it
 }

@@ -14,13 +14,13 @@ import (
 
 // proxy stands between workers and Postgres, and cuts connections.
 type proxy struct {
-	url    string // of Postgres, through the proxy
-	target string
-	mean   atomic.Int64 // bytes a connection carries before it is cut; 0: it is not
-	cuts   atomic.Int64
+	url  string       // of Postgres, through the proxy
+	mean atomic.Int64 // bytes a connection carries before it is cut; 0: it is not
+	cuts atomic.Int64
 
-	mu   sync.Mutex
-	open map[net.Conn]bool
+	mu     sync.Mutex
+	target string
+	open   map[net.Conn]bool
 }
 
 func newProxy(t testing.TB, database string) *proxy {
@@ -68,8 +68,26 @@ func (p *proxy) cutAfter(mean int64) {
 	}
 }
 
+// lead sends new connections to another server, and cuts those that lead to the one before.
+func (p *proxy) lead(t testing.TB, database string) {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = u.Host
+	for c := range p.open {
+		_ = c.Close()
+	}
+}
+
 func (p *proxy) carry(client net.Conn) {
-	server, err := net.Dial("tcp4", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.Dial("tcp4", target)
 	if err != nil {
 		_ = client.Close()
 		return

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/rpc"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -136,6 +137,17 @@ func transfers(c *client) pgengine.Definition {
 	return pgengine.Saga[Transfer]{Version: 1, Output: tell, Fuse: true, Steps: pgengine.Steps[Transfer](debit, fee, stamp, file, join, credit, tell)}
 }
 
+// jump sets the wall clock of this process to and fro.
+func jump(ctx context.Context, every time.Duration, log *slog.Logger) {
+	for i := 0; ctx.Err() == nil; i++ {
+		if err := setWallClock([]time.Duration{time.Hour, -time.Hour, 0}[i%3]); err != nil {
+			log.Error(err.Error())
+			os.Exit(1)
+		}
+		rest(ctx, every)
+	}
+}
+
 // patiently outlasts any outage of a torture.
 var patiently = pgengine.Retry{MaxAttempts: 1000, Initial: 20 * time.Millisecond, Max: 200 * time.Millisecond}
 
@@ -149,6 +161,9 @@ func runBank(ctx context.Context, o workerOptions, log *slog.Logger) error {
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return err
+	}
+	if o.Restless > 0 {
+		go jump(ctx, o.Restless, log)
 	}
 	if o.Gauge > 0 {
 		go gauge(ctx, o.Gauge, log)

@@ -98,20 +98,52 @@ func (p *presence) session(ctx context.Context) error {
 	}
 }
 
-// listen hears for d of sagas that turn back, and stops what they do not wait for.
+// listen hears for d that sagas turn back, and stops what they do not wait for. Which ones, the database says, as anybody may send a NOTIFY; and
+// what comes within a moment makes it look once.
 func (p *presence) listen(ctx context.Context, conn *pgx.Conn, d time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for {
-		n, err := conn.WaitForNotification(bounded)
-		if bounded.Err() != nil {
-			return nil
+		heard, err := hear(bounded, conn)
+		if err != nil || !heard {
+			return err
+		}
+		moment, cancel := context.WithTimeout(bounded, 5*time.Millisecond)
+		for err == nil && heard {
+			heard, err = hear(moment, conn)
+		}
+		cancel()
+		if err == nil {
+			err = p.halt(ctx, conn)
 		}
 		if err != nil {
 			return err
 		}
-		p.w.engine.Halt(n.Payload, 0)
 	}
+}
+
+// hear waits for a NOTIFY; false: none came before ctx ended.
+func hear(ctx context.Context, conn *pgx.Conn) (heard bool, err error) {
+	_, err = conn.WaitForNotification(ctx)
+	if ctx.Err() != nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// halt stops what sagas that turn back do not wait for.
+func (p *presence) halt(ctx context.Context, conn *pgx.Conn) error {
+	bounded, cancel := context.WithTimeout(ctx, p.w.cfg.Lease)
+	defer cancel()
+	rows, err := conn.Query(bounded, sql.StrayLanes, p.w.cfg.ID)
+	if err != nil {
+		return err
+	}
+	lanes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[mine])
+	for _, l := range lanes {
+		l.halt(p.w.engine)
+	}
+	return err
 }
 
 func (p *presence) signOn(ctx context.Context, conn *pgx.Conn) error {

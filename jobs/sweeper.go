@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsagaz/pgsagaz/pgengine"
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
@@ -106,6 +107,9 @@ func (s *sweeper) run(ctx context.Context) error {
 // backlog of them does not take over.
 const raised = 8
 
+// ahead is how far in the future a job may be due that River has to give out: it lets one that was put off for less than five seconds wait there.
+const ahead = 6 * time.Second
+
 // look is one whole sweep.
 func (s *sweeper) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -149,6 +153,9 @@ func (s *sweeper) look(ctx context.Context) error {
 		if _, err := s.pool.Exec(ctx, sql.SweepLines); err != nil {
 			return err
 		}
+		if err := s.queues(ctx, sql.SweepAhead, slices.Collect(maps.Keys(s.w.cfg.Queues)), ahead); err != nil {
+			return err
+		}
 	}
 	var seconds *float64
 	if err := s.pool.QueryRow(ctx, sql.SweepDue).Scan(&seconds); err != nil {
@@ -169,8 +176,8 @@ func (s *sweeper) wake(queues ...string) {
 func (s *sweeper) hints(ctx context.Context) error { return s.queues(ctx, sql.SweepHints) }
 
 // queues runs a statement that answers with the queues it gave jobs to.
-func (s *sweeper) queues(ctx context.Context, statement string) error {
-	rows, err := s.pool.Query(ctx, statement)
+func (s *sweeper) queues(ctx context.Context, statement string, args ...any) error {
+	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
 		return err
 	}
@@ -206,9 +213,7 @@ func (s *sweeper) dead(ctx context.Context) error {
 // that is in the first and not in the second has been let go.
 func (s *sweeper) strayLanes(ctx context.Context) error {
 	return s.giveUp(ctx, func(m mine) bool {
-		if m.Turned != nil { // in case that the word of it was lost
-			s.w.engine.Halt(m.SagaID, time.Duration(*m.Turned*float64(time.Second)))
-		}
+		m.halt(s.w.engine) // in case that the word of it was lost
 		return !s.w.engine.Holds(m.ID, m.Token)
 	})
 }
@@ -223,6 +228,13 @@ type mine struct {
 	SagaID    string
 	ID, Token int64
 	Turned    *float64 // seconds since its saga began to turn back; nil: it has not
+}
+
+// halt stops what it is at, if its saga turns back and does not wait for that.
+func (m mine) halt(e *pgengine.Engine) {
+	if m.Turned != nil {
+		e.Halt(m.SagaID, time.Duration(*m.Turned*float64(time.Second)))
+	}
 }
 
 func (s *sweeper) giveUp(ctx context.Context, stray func(mine) bool) error {

@@ -321,7 +321,7 @@ func (w *Worker) newRiver(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
 		queues[name] = river.QueueConfig{MaxWorkers: n}
 	}
 	queues[pgengine.ControlQueue] = river.QueueConfig{MaxWorkers: controlWorkers}
-	return river.NewClient(riverpgxv5.New(pool), &river.Config{
+	return river.NewClient(deaf{riverpgxv5.New(pool)}, &river.Config{
 		ID: w.cfg.ID, Schema: "pgsagaz", Logger: slog.New(atLeastWarn{w.log.Handler()}),
 		Queues: queues, Workers: workers, Hooks: []rivertype.Hook{&riverHook{workerMetrics: w.metrics}},
 		FetchCooldown: time.Millisecond, FetchPollInterval: w.cfg.Poll, PollOnly: w.cfg.NoListen, FetchOnlyKnownKinds: true,

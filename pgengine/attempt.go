@@ -109,7 +109,7 @@ func (l *lane) blame(tx *stepTx, err error, took time.Duration) error {
 		l.refused += 4
 		err = fmt.Errorf("the connection was lost after %v (a step's transaction that sends nothing for %v is ended): %w",
 			took.Round(time.Millisecond), l.opts.Idle, err)
-	case tx.lost(err):
+	case tx.lost(err), unfit(err):
 	case transient(err):
 		l.refused++
 	default:

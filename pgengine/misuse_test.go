@@ -117,6 +117,39 @@ func TestRefusedAtAJoinEachTimeFails(t *testing.T) {
 	audit(t, pool)
 }
 
+// TestAFullDiskIsNobodysAttempt: a server that has no room, or takes no writes, refuses a step more often than a conflict may before it counts, and
+// then does not. No attempt is counted, of a step that has only one.
+func TestAFullDiskIsNobodysAttempt(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"53100", "25006"} {
+		for where, trigger := range map[string]string{
+			"in the step":   `CREATE TRIGGER refuse AFTER INSERT ON effect FOR EACH ROW EXECUTE FUNCTION refuse()`,
+			"at the commit": `CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON effect DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`,
+		} {
+			t.Run(state+" "+where, func(t *testing.T) {
+				t.Parallel()
+				pool := racePool(t, 10)
+				execute(t, pool, `CREATE SEQUENCE refusals`)
+				execute(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+					IF nextval('refusals') < 13 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '`+state+`'; END IF; RETURN NULL; END $$`)
+				execute(t, pool, trigger)
+				only := writes("only", nil)
+				only.Retry = pgengine.NoRetry
+				e := engine(t, pool, pgengine.Saga[race]{Version: 1, Steps: pgengine.Steps[race](only)})
+				workWith(t, e, jobs.Config{})
+				id := start(t, e, race{}, nil).ID
+				if states := wait(t, e, id); states[pgengine.Completed] != 1 {
+					t.Errorf("%v, want completed", states)
+				}
+				if n := query[int](t, pool, `SELECT count(*) FROM pgsagaz.attempt`); n > 0 {
+					t.Errorf("%d attempts were counted", n)
+				}
+				audit(t, pool)
+			})
+		}
+	}
+}
+
 // A hint comes twice while the lane is being driven: nothing happens twice.
 func TestASecondHintTakesNothingAway(t *testing.T) {
 	t.Parallel()

@@ -90,12 +90,13 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 	failpoint.Hit("take.after")
 	ctx = l.within(ctx)
 
-	for {
+	for away := 1; ; away++ {
 		moved, err := e.advance(ctx, l)
 		switch {
 		case err == nil && moved && l.stopping():
 			return e.handBack(l, false)
 		case err == nil && moved:
+			away = 0
 			continue
 		case err == nil:
 			return nil
@@ -113,7 +114,13 @@ func (e *Engine) Run(ctx context.Context, t Ticket, o RunOptions) error {
 		// The database went away, or said "not now". Whatever was open was rolled back, unless it was a
 		// COMMIT whose answer got lost: the lane's row tells.
 		e.metrics.unanswered(err)
-		pause(ctx, 50*time.Millisecond)
+		switch {
+		case !unfit(err):
+			away = 0
+		case away%30 == 1: // every half a minute
+			e.log.WarnContext(ctx, "the server refuses everybody, trying again", "saga", g.name, "saga_id", l.sagaID, "step", l.name(), "error", err)
+		}
+		pause(ctx, min(time.Duration(max(away, 1))*50*time.Millisecond, time.Second))
 		err = e.untilAnswered(ctx, func() error { return e.locate(ctx, l) })
 		if errors.Is(err, errLost) && !l.taken {
 			err = e.untilAnswered(ctx, func() error { return e.begin(ctx, l) })
@@ -272,6 +279,9 @@ func (e *Engine) persist(ctx context.Context, l *lane, mayBlame bool, settle fun
 		if l.at != was {
 			l.steps++
 			return true, nil
+		}
+		if unfit(err) {
+			continue
 		}
 		// A Commit of the user's that sleeps in its transaction, or is always refused, must not be put down to
 		// the database for ever.

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsagaz/pgsagaz/sql"
+	"github.com/pgsagaz/pgsagaz/sql/failpoint"
 )
 
 // unavailableError: the database went away under a step. It is nobody's failed attempt.
@@ -32,10 +33,25 @@ func transient(err error) bool {
 		case "40001", "40P01", // serialisation failure, deadlock
 			"55P03",                            // lock timeout
 			"25P03",                            // idle in transaction for too long: this process was stopped
+			"25006",                            // a standby that is about to take over, or was the primary
 			"57P01", "57P02", "57P03", "57P05": // shutdown, crash, starting up, session timeout
 			return true
 		}
 		return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") // connection; resources
+	}
+	return false
+}
+
+// unfit says whether err is of a server that would refuse anybody, whatever they write: it has no room on its disk or for
+// connections, takes no writes, or is on its way. A deadlock, and memory that a query has used up, may be of the step's own making; this is not,
+// and however often it comes says nothing about the step.
+func unfit(err error) bool {
+	if failpoint.Mutant("attempt.full-disk-counted") {
+		return false
+	}
+	switch sql.State(err) {
+	case "53100", "53300", "25006", "57P01", "57P02", "57P03":
+		return true
 	}
 	return false
 }

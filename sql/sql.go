@@ -151,6 +151,8 @@ var (
 	SweepLost string
 	//go:embed queries/sweep_waiting.sql
 	SweepWaiting string
+	//go:embed queries/sweep_ahead.sql
+	SweepAhead string
 	//go:embed queries/sweep_deadlines.sql
 	SweepDeadlines string
 	//go:embed queries/sweep_due.sql

@@ -47,6 +47,55 @@ func TestADeadWorkersCallIsInDoubt(t *testing.T) {
 	}
 }
 
+// TestAClockThatWasSetBack: what was written by a clock that was ahead does not keep anybody for as long. Who has beaten then is missed a lease after; a
+// job is to be had now, and its lane may be taken. What waits for a time goes on waiting, and so does what is due in a moment.
+func TestAClockThatWasSetBack(t *testing.T) {
+	t.Parallel()
+	pool := sqltest.New(t)
+	exec(t, pool, `INSERT INTO pgsagaz.worker (id, host, pid, lock_key, lease, definitions, beat_at) VALUES ('w', '', 1, 7, '10 milliseconds', '{}', now() + interval '1 hour')`)
+	saga, lane := begun(t, pool)
+	ahead := func() []string { return list[string](t, pool, sql.SweepAhead, []string{"default"}, "6 seconds") }
+	holder := func() string {
+		return query[string](t, pool, `SELECT coalesce(worker, 'nobody') FROM pgsagaz.lane WHERE saga_id = $1`, saga)
+	}
+	if exec(t, pool, sql.SweepDead, "me", "1 second"); holder() != "w" {
+		t.Error("it is missed in the future")
+	}
+	ahead()
+	exec(t, pool, `SELECT pg_sleep(0.1)`)
+	if exec(t, pool, sql.SweepDead, "me", "1 second"); holder() != "nobody" {
+		t.Error("it is not missed")
+	}
+
+	exec(t, pool, `UPDATE pgsagaz.lane SET run_at = now() + interval '1 hour'`)
+	exec(t, pool, `DELETE FROM pgsagaz.river_job WHERE id NOT IN (SELECT job_id FROM pgsagaz.lane)`)
+	for _, c := range []struct {
+		due, state string
+		moves      bool
+	}{{"1 hour", "available", true}, {"3 seconds", "available", false}, {"1 hour", "scheduled", false}, {"-1 hour", "available", false}} {
+		exec(t, pool, `UPDATE pgsagaz.river_job SET state = $1, scheduled_at = now() + $2::interval`, c.state, c.due)
+		before := query[string](t, pool, `SELECT scheduled_at::text FROM pgsagaz.river_job`)
+		queues := ahead()
+		if moved := query[string](t, pool, `SELECT scheduled_at::text FROM pgsagaz.river_job`) != before; moved != c.moves || (len(queues) > 0) != c.moves {
+			t.Errorf("a job that is %s and due in %s: moved: %v, of queues %q", c.state, c.due, moved, queues)
+		}
+	}
+	take := func() bool {
+		return len(list[string](t, pool, `WITH taken AS (`+sql.LaneTake+`) SELECT step FROM taken`, lane, saga, "me", 77)) > 0
+	}
+	exec(t, pool, `DELETE FROM pgsagaz.river_job`)
+	if exec(t, pool, sql.SweepLost); query[int](t, pool, `SELECT count(*) FROM pgsagaz.river_job`) != 1 {
+		t.Error("a hint that was lost is not given again")
+	}
+	if !take() {
+		t.Error("a lane that has a job cannot be taken")
+	}
+	exec(t, pool, `UPDATE pgsagaz.lane SET worker = NULL, token = NULL, job_id = NULL`)
+	if take() {
+		t.Error("a lane that waits for its time was taken")
+	}
+}
+
 // TestALostHintIsGivenAgain: jobs are hints. What waits for one that is gone gets another.
 func TestALostHintIsGivenAgain(t *testing.T) {
 	t.Parallel()

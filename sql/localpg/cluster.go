@@ -20,6 +20,7 @@ type cluster struct {
 	bin      string   // directory of initdb and postgres
 	account  *account // who runs the server; nil: the calling user
 	dir      *ownDir
+	env      []string // of the server, beside this process's
 	password string
 	port     int // of the last start
 }
@@ -38,7 +39,7 @@ func (c *cluster) url() string {
 
 // newCluster finds the binaries, makes the directory and runs initdb.
 func newCluster(ctx context.Context, opts *Options) (*cluster, error) {
-	c := &cluster{password: rand.Text()}
+	c := &cluster{env: opts.Env, password: rand.Text()}
 	var err error
 	if c.account, err = serverAccount(); err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (c *cluster) init(ctx context.Context, opts *Options) error {
 // prepare makes a command run as the server's account, in a directory that account may enter.
 func (c *cluster) prepare(cmd *exec.Cmd) {
 	cmd.Dir = c.dir.path
-	cmd.Env = append(cmd.Environ(), "LC_ALL=C") // on macOS postgres does not start without a locale
+	cmd.Env = append(append(cmd.Environ(), "LC_ALL=C"), c.env...) // on macOS postgres does not start without a locale
 	cmd.SysProcAttr = c.account.attributes()
 }
 
@@ -113,7 +114,11 @@ func (c *cluster) configure(opts *Options) error {
 		settings["shared_preload_libraries"] = "pg_stat_statements"
 	}
 	maps.Copy(settings, opts.Settings)
+	return c.append(settings)
+}
 
+// append adds settings to the file.
+func (c *cluster) append(settings map[string]string) error {
 	var conf strings.Builder
 	conf.WriteString("\n# Set by pgsagaz.\n")
 	for _, name := range slices.Sorted(maps.Keys(settings)) {

@@ -35,6 +35,9 @@ type Options struct {
 	// Settings are added to postgresql.conf and win over this package's own, except the port.
 	Settings map[string]string
 
+	// Env is added to the server's environment, each as NAME=value.
+	Env []string
+
 	// Durable servers survive a crash of the operating system. False: fsync and full_page_writes are off, which loses
 	// nothing when only Postgres crashes, because what it wrote is in the kernel's hands. synchronous_commit is on in both.
 	Durable bool

@@ -276,6 +276,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    -- A beat that is yet to come is of a clock that was set back: it counts from now.
+    UPDATE pgsagaz.outbox_relay SET beat_at = pgsagaz.now() WHERE epoch IN (
+        SELECT r.epoch FROM pgsagaz.outbox_relay r WHERE r.beat_at > pgsagaz.now() + interval '1 second' FOR UPDATE SKIP LOCKED);
     -- Two that take each other for dead: each holds its own row by now, and skips the other's.
     FOR dead IN SELECT r.epoch FROM pgsagaz.outbox_relay r WHERE r.beat_at + r.lease < pgsagaz.now() FOR UPDATE SKIP LOCKED LOOP
         UPDATE pgsagaz.outbox_cursor SET epoch = NULL WHERE epoch = dead;

@@ -28,7 +28,13 @@ func engine() []Mutant {
 		{
 			Name: "settle.together-no-token", Plants: "Activities that are settled in one commit settle without asking whose the lane is",
 			Edits: []Edit{function("settle_many", "l.id = d.lane AND l.token = d.token", "l.id = d.lane")},
-			Red:   red("sql", "TestSettlingTogetherIsSettlingAlone"),
+			Red:   append(red("sql", "TestSettlingTogetherIsSettlingAlone"), red("integration/interleave", "TestMergesTogetherTakeOver")...),
+		},
+		{
+			Name: "settle.together-tells-of-all", Plants: "who settles several sagas in one commit is told that all are done, also those that somebody else had locked",
+			Edits: []Edit{function("settle_many", "FOR NO KEY UPDATE SKIP LOCKED;\n        CONTINUE WHEN NOT FOUND;",
+				"FOR NO KEY UPDATE SKIP LOCKED;\n        IF NOT FOUND THEN\n            RETURN NEXT d.token;\n            CONTINUE;\n        END IF;")},
+			Red: append(red("sql", "TestSettlingTogetherWaitsForNoSaga"), red("integration/interleave", "TestMergesTogether")...),
 		},
 		{
 			Name: "settle.together-waits", Plants: "who settles several sagas waits for one while he holds others: two of them wait for each other",
@@ -100,6 +106,10 @@ func engine() []Mutant {
 			Red:   red("sql", "TestARetryWaits"),
 		},
 		{
+			Name: "attempt.full-disk-counted", Plants: "a full disk counts against the step that meets it: sagas turn back that had nothing wrong with them",
+			Red: red("pgengine", "TestAFullDiskIsNobodysAttempt"),
+		},
+		{
 			Name: "timeout.ignored", Plants: "the time limit of a step limits nothing",
 			Red: red("pgengine", "TestSagaz07And08_RetriesAndTimeoutsCountInAGraph"),
 		},
@@ -146,6 +156,16 @@ func engine() []Mutant {
 			Name: "sweep.lease-never-looked-at", Plants: "a worker that hangs keeps what it holds, whatever its lease says",
 			Edits: []Edit{statement(&sql.SweepDead, "w.beat_at < pgsagaz.now() - w.lease\n        OR (", "(")},
 			Red:   red("sql", "TestADeadWorkersCallIsInDoubt"),
+		},
+		{
+			Name: "sweep.beat-of-the-future", Plants: "a beat from before the clock was set back counts until the clock is there again: who dies meanwhile is not missed",
+			Edits: []Edit{statement(&sql.SweepAhead, "SET beat_at = pgsagaz.now()", "SET beat_at = beat_at")},
+			Red:   red("sql", "TestAClockThatWasSetBack"),
+		},
+		{
+			Name: "take.waits-for-the-clock", Plants: "a lane that is to be had cannot be taken before the clock, which was set back, is where it was",
+			Edits: []Edit{statement(&sql.LaneTake, "job_id IS NOT NULL OR ", "")},
+			Red:   red("sql", "TestAClockThatWasSetBack"),
 		},
 		{
 			Name: "sweep.lost-hint", Plants: "a lane whose River job is gone gets no other: its saga stands for ever",

@@ -5,8 +5,8 @@
 WITH dead AS (
     SELECT w.id FROM pgsagaz.worker w
     WHERE w.id <> $1
-      -- Nobody could beat while the server was away: for one lease after its start nobody is dead.
-      AND clock_timestamp() - pg_postmaster_start_time() > w.lease
+      -- Nobody could beat while the server was away: for one lease after its start nobody is dead. (Before it, the clock was set back.)
+      AND clock_timestamp() - pg_postmaster_start_time() NOT BETWEEN '0' AND w.lease
       AND (w.beat_at < pgsagaz.now() - w.lease
         OR (w.beat_at < pgsagaz.now() - $2::interval
             AND NOT EXISTS (SELECT FROM pg_locks l

@@ -2,7 +2,8 @@
 -- discarded it, somebody deleted it. They get another. This looks at all that waits, so it is rare.
 WITH due AS (
     SELECT l.saga_id, l.id FROM pgsagaz.lane l
-    WHERE l.worker IS NULL AND l.job_id IS NOT NULL AND l.run_at <= pgsagaz.now() - interval '2 seconds'
+    WHERE l.worker IS NULL AND l.job_id IS NOT NULL
+      AND l.run_at NOT BETWEEN pgsagaz.now() - interval '2 seconds' AND pgsagaz.now() + interval '2 seconds' -- beyond it, the clock was set back
       AND l.saga_id NOT IN (SELECT id FROM pgsagaz.saga WHERE paused_at IS NOT NULL)
       AND NOT EXISTS (SELECT FROM pgsagaz.river_job j
                       WHERE j.id = l.job_id AND j.state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))
