@@ -20,8 +20,8 @@ var wallClock struct {
 	at int64 // where the function is; 0: it is the kernel's own yet
 }
 
-// asking is a function in its place: it asks the kernel, and adds the number behind it if the wall clock is asked for.
-var asking = []byte{
+// askKernel is a function in its place: it asks the kernel, and adds the number behind it if the wall clock is asked for.
+var askKernel = []byte{
 	0xb8, 228, 0, 0, 0, // mov eax, clock_gettime
 	0x0f, 0x05, // syscall
 	0x85, 0xff, // test edi, edi: is it CLOCK_REALTIME?
@@ -42,7 +42,7 @@ func setWallClock(ahead time.Duration) error {
 		return err
 	}
 	defer memory.Close()
-	code := bytes.Clone(asking)
+	code := bytes.Clone(askKernel)
 	number := len(code) - 8
 	binary.LittleEndian.PutUint64(code[number:], uint64(ahead/time.Second))
 	if wallClock.at != 0 {
