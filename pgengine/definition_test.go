@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"reflect"
@@ -269,5 +270,31 @@ func TestTwoVersionsSideBySide(t *testing.T) {
 		if err != nil || s.State != pgengine.Completed || s.Version != 1 || string(s.Output) != `"a"` {
 			t.Errorf("the old one: %+v, %v", s, err)
 		}
+	}
+}
+
+// Each step comes after all of the layer before it: there are more ways through them than anybody could go. One whose After holds itself
+// comes after itself.
+func TestManyAfterMany(t *testing.T) {
+	t.Parallel()
+	var all, layer []pgengine.Step[part]
+	for i := range 60 {
+		var next []pgengine.Step[part]
+		for j := range 3 {
+			s := step(fmt.Sprintf("s%d.%d", i, j))
+			s.After = layer
+			next = append(next, s)
+		}
+		all, layer = append(all, next...), next
+	}
+	if _, err := pgengine.New(nil, pgengine.Config{Sagas: []pgengine.Definition{pgengine.Saga[part]{Version: 1, Steps: all}}}); err != nil {
+		t.Error(err)
+	}
+	after := make([]pgengine.Step[part], 1)
+	own := step("own")
+	own.After = after
+	after[0] = own
+	if _, err := pgengine.New(nil, pgengine.Config{Sagas: []pgengine.Definition{pgengine.Saga[part]{Version: 1, Steps: after}}}); err == nil || !strings.Contains(err.Error(), "comes after itself: own -> own") {
+		t.Errorf("%v, want that it comes after itself", err)
 	}
 }

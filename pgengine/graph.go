@@ -94,7 +94,7 @@ func newGraph(name string, version int, nodes []node) (*graph, []error) {
 
 	g.preds, g.succs = make([][]int, len(nodes)), make([][]int, len(nodes))
 	for i, n := range nodes {
-		for _, before := range n.after {
+		for _, before := range n.after.all() {
 			j, ok := g.index[before.name]
 			switch {
 			case !ok:

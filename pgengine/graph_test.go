@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,6 +130,7 @@ func TestMistakes(t *testing.T) {
 		{"wait", retry(pgengine.Retry{Initial: -time.Second}), []string{"part/s: Retry: a wait is negative"}},
 		{"max wait", retry(pgengine.Retry{Max: -time.Second}), []string{"part/s: Retry: a wait is negative"}},
 		{"factor", retry(pgengine.Retry{Factor: 0.5}), []string{"part/s: Retry: Factor is below 1"}},
+		{"factor that is no number", retry(pgengine.Retry{Factor: math.NaN()}), []string{"part/s: Retry: Factor is below 1"}},
 		{"initial above max", retry(pgengine.Retry{Initial: time.Minute, Max: time.Second}), []string{"part/s: Retry: Initial is longer than Max"}},
 		{"undo's", with(func(s *pgengine.Activity[part, string]) { s.UndoRetry.MaxAttempts = -1 }), []string{"part/s: UndoRetry: MaxAttempts is negative"}},
 		{"no timeout is none", with(func(s *pgengine.Activity[part, string]) { s.Timeout = -1 }), nil},

@@ -26,7 +26,7 @@ const (
 type node struct {
 	kind             kind
 	name             string
-	after            []node
+	after            predecessors
 	retry, undoRetry Retry
 	undoFailure      UndoFailure
 	manualUndo       bool
@@ -95,8 +95,51 @@ func comesAfter[I Input](n *node, steps []Step[I]) {
 			n.wrong("After holds a nil")
 			return
 		}
-		n.after = append(n.after, s.node())
 	}
+	n.after = predecessorsOf(steps, func(s Step[I]) node { return s.node() })
+}
+
+// predecessors are the steps that a step comes after. Each of these has its own, as it is a copy: of a definition in which many come after
+// many, all of them together are too many to be made, and so they are made when they are asked for.
+type predecessors struct {
+	nodes func() []node // nil: none
+	list  any           // where the definition lists them: copies of one step have one list
+	count int
+}
+
+func predecessorsOf[S any](list []S, of func(S) node) predecessors {
+	if len(list) == 0 {
+		return predecessors{}
+	}
+	return predecessors{list: &list[0], count: len(list), nodes: func() (nodes []node) {
+		for _, s := range list {
+			nodes = append(nodes, of(s))
+		}
+		return nodes
+	}}
+}
+
+// all makes them.
+func (p predecessors) all() []node {
+	if p.nodes == nil {
+		return nil
+	}
+	return p.nodes()
+}
+
+// same says whether p and o are steps of the same names.
+func (p predecessors) same(o predecessors) bool {
+	if p.count != o.count || p.list == o.list {
+		return p.count == o.count
+	}
+	names := func(p predecessors) (s []string) {
+		for _, n := range p.all() {
+			s = append(s, n.name)
+		}
+		slices.Sort(s)
+		return s
+	}
+	return slices.Equal(names(p), names(o))
 }
 
 // whenOf is a step's When without its types. A panic of it is a failure of the step.
@@ -115,18 +158,10 @@ func whenOf[I Input](when func(Call[I]) bool) func(*call) (bool, error) {
 
 // same says whether n and o are copies of one step.
 func (n node) same(o node) bool {
-	names := func(ns []node) []string {
-		var s []string
-		for _, n := range ns {
-			s = append(s, n.name)
-		}
-		slices.Sort(s)
-		return s
-	}
 	retry := func(r Retry) Retry { r.If = nil; return r }
 	return n.kind == o.kind && n.name == o.name && n.result == o.result && n.timeout == o.timeout && n.queue == o.queue && n.priority == o.priority &&
 		n.optional == o.optional && n.pivot == o.pivot && n.undoFailure == o.undoFailure && n.manualUndo == o.manualUndo &&
 		n.signal == o.signal && n.child == o.child && n.parallel == o.parallel && n.limit == o.limit &&
-		n.gates.same(o.gates) && slices.Equal(n.funcs, o.funcs) && slices.Equal(names(n.after), names(o.after)) &&
+		n.gates.same(o.gates) && slices.Equal(n.funcs, o.funcs) && n.after.same(o.after) &&
 		reflect.DeepEqual(retry(n.retry), retry(o.retry)) && reflect.DeepEqual(retry(n.undoRetry), retry(o.undoRetry))
 }

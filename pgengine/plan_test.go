@@ -38,9 +38,7 @@ func graphOf(drawing string) *graph {
 		if !strings.ContainsAny(name, "!~^") {
 			n.undo = func(context.Context, *call, json.RawMessage) error { return nil }
 		}
-		for before := range strings.FieldsFuncSeq(after, func(r rune) bool { return r == ',' }) {
-			n.after = append(n.after, byName[before])
-		}
+		n.after = predecessorsOf(strings.FieldsFunc(after, func(r rune) bool { return r == ',' }), func(before string) node { return byName[before] })
 		byName[n.name] = n
 		nodes = append(nodes, n)
 	}

@@ -102,14 +102,7 @@ func (s shape) graph() *graph {
 		nodes[i] = n
 	}
 	for i := range nodes {
-		for _, p := range s.preds[i] {
-			before := nodes[p]
-			before.after = nil
-			for _, pp := range s.preds[p] {
-				before.after = append(before.after, node{name: nodes[pp].name})
-			}
-			nodes[i].after = append(nodes[i].after, before)
-		}
+		nodes[i].after = predecessorsOf(s.preds[i], func(p int) node { return nodes[p] })
 	}
 	g, problems := newGraph("world", 1, nodes)
 	if len(problems) > 0 {

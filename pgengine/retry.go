@@ -78,7 +78,7 @@ func (r Retry) check() string {
 		return "MaxAttempts is negative"
 	case r.Initial < 0 || r.Max < 0:
 		return "a wait is negative"
-	case r.Factor != 0 && r.Factor < 1:
+	case r.Factor != 0 && r.Factor < 1, math.IsNaN(r.Factor):
 		return "Factor is below 1"
 	case r.Max > 0 && r.Initial > r.Max:
 		return "Initial is longer than Max"

@@ -19,11 +19,12 @@ func (p Graph) skeleton() (*graph, error) {
 		byName[s.Name] = i
 	}
 	for i, s := range p.Steps {
-		for k, name := range s.After {
+		nodes[i].after = predecessorsOf(s.After, func(name string) node {
 			if j, ok := byName[name]; ok { // a copy, as After has them
-				nodes[i].after[k] = nodes[j]
+				return nodes[j]
 			}
-		}
+			return node{name: name}
+		})
 	}
 	// A graph does not know its name: that its steps fit together is all that is checked.
 	g, problems := newGraph("outlined", 1, nodes)
@@ -43,9 +44,6 @@ func (s GraphStep) skeleton() node {
 	case kindTx, kindActivity, kindAwait, kindSleep, kindChild, kindEach:
 	default:
 		n.wrong("is of the unknown kind " + s.Kind)
-	}
-	for _, name := range s.After {
-		n.after = append(n.after, node{name: name})
 	}
 	if s.When {
 		n.when = func(*call) (bool, error) { panic(notCalled) }
