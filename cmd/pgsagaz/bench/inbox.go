@@ -65,24 +65,29 @@ func benchMessage() inbox.Message {
 
 // Inbox measures the inbox. The database must be migrated, and its inbox never have been used: the benchmark makes
 // it a year old. What it writes stays.
-func Inbox(ctx context.Context, pool *pgxpool.Pool, o InboxOptions) (InboxResults, error) {
+func Inbox(ctx context.Context, config *pgxpool.Config, o InboxOptions) (InboxResults, error) {
 	o.Options = o.withDefaults()
 	o.Steps = 1
 	if o.CleanupRows == 0 {
 		o.CleanupRows = 1_000_000
 	}
 	r := InboxResults{Rows: o.Rows}
+	pool, g, err := metered(ctx, config, func(*pgxpool.Config) {})
+	if err != nil {
+		return r, fmt.Errorf("bench: %w", err)
+	}
+	defer g.pool.Close()
+	defer pool.Close()
 	if err := prepare(ctx, pool); err != nil {
 		return r, fmt.Errorf("bench: %w", err)
 	}
 	if err := age(ctx, pool); err != nil {
 		return r, fmt.Errorf("bench inbox: make it a year old: %w", err)
 	}
-	var err error
-	if r.Duplicate, err = duplicates(ctx, pool, o.Options); err != nil {
+	if r.Duplicate, err = duplicates(ctx, pool, g, o.Options); err != nil {
 		return r, fmt.Errorf("bench inbox, duplicates: %w", err)
 	}
-	if r.Effect, err = claimAndEffect(ctx, pool, o.Options, "effect"); err != nil {
+	if r.Effect, err = claimAndEffect(ctx, pool, g, o.Options, "effect"); err != nil {
 		return r, fmt.Errorf("bench inbox, effects: %w", err)
 	}
 	if r.Batches, err = batches(ctx, pool, o.Options); err != nil {
@@ -93,7 +98,7 @@ func Inbox(ctx context.Context, pool *pgxpool.Pool, o InboxOptions) (InboxResult
 		if err := fill(ctx, pool, o.Rows, 365); err != nil {
 			return r, fmt.Errorf("bench inbox, %d entries: %w", o.Rows, err)
 		}
-		if r.Big, err = claimAndEffect(ctx, pool, o.Options, "effect, big inbox"); err != nil {
+		if r.Big, err = claimAndEffect(ctx, pool, g, o.Options, "effect, big inbox"); err != nil {
 			return r, fmt.Errorf("bench inbox, big: %w", err)
 		}
 		for i := range r.Big {
@@ -108,7 +113,7 @@ func Inbox(ctx context.Context, pool *pgxpool.Pool, o InboxOptions) (InboxResult
 }
 
 // duplicates measures the detection of a duplicate. The floor does the least: BEGIN, the INSERT, COMMIT.
-func duplicates(ctx context.Context, pool *pgxpool.Pool, o Options) (Result, error) {
+func duplicates(ctx context.Context, pool *pgxpool.Pool, g *gauge, o Options) (Result, error) {
 	m := benchMessage()
 	if _, err := inbox.Process(ctx, pool, benchConsumer, m, benchHandler); err != nil {
 		return Result{}, err
@@ -127,10 +132,10 @@ func duplicates(ctx context.Context, pool *pgxpool.Pool, o Options) (Result, err
 			return err
 		})
 	}
-	return pair(ctx, o, nil, "duplicate", 1, ours, floor)
+	return pair(ctx, o, g, "duplicate", 1, ours, floor)
 }
 
-func claimAndEffect(ctx context.Context, pool *pgxpool.Pool, o Options, name string) (results []Result, err error) {
+func claimAndEffect(ctx context.Context, pool *pgxpool.Pool, g *gauge, o Options, name string) (results []Result, err error) {
 	ours := func(ctx context.Context) error {
 		first, err := inbox.Process(ctx, pool, benchConsumer, benchMessage(), benchHandler)
 		if err == nil && !first {
@@ -143,7 +148,7 @@ func claimAndEffect(ctx context.Context, pool *pgxpool.Pool, o Options, name str
 		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return benchHandler(ctx, tx, m) })
 	}
 	for _, concurrency := range o.Concurrency {
-		r, err := pair(ctx, o, nil, name, concurrency, ours, floor)
+		r, err := pair(ctx, o, g, name, concurrency, ours, floor)
 		if err != nil {
 			return results, err
 		}

@@ -25,12 +25,7 @@ func (a *app) benchInbox() *cobra.Command {
 				return usagef("--rows: %d is negative", a.cfg.benchRows)
 			}
 			return a.benchOn(cmd.Context(), func(config *pgxpool.Config) error {
-				pool, err := pgxpool.NewWithConfig(cmd.Context(), config)
-				if err != nil {
-					return err
-				}
-				defer pool.Close()
-				r, err := bench.Inbox(cmd.Context(), pool, bench.InboxOptions{Options: o, Rows: a.cfg.benchRows})
+				r, err := bench.Inbox(cmd.Context(), config, bench.InboxOptions{Options: o, Rows: a.cfg.benchRows})
 				if err != nil {
 					return err
 				}
