@@ -9,7 +9,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/url"
+	"runtime/pprof"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -275,8 +278,44 @@ func (x *torture) until(what, question string) {
 			last, since = n, time.Now()
 		}
 		if time.Since(since) > 2*patience {
+			x.standstill()
 			x.fatalOpen(fmt.Sprintf("%s: %d are left, and no more for %v", what, n, 2*patience))
 		}
+	}
+}
+
+// standstill shows where everything stands: the database's sessions, how far relays have come, and what this process and each other one is at.
+func (x *torture) standstill() {
+	for _, question := range []string{
+		`SELECT format('%s %s %s %s since %s: %s', pid, application_name, state, wait_event, query_start, left(query, 200)) FROM pg_stat_activity WHERE datname = current_database()`,
+		`SELECT format('%s relay %s', pgsagaz.now(), r) FROM pgsagaz.outbox_relay r`,
+		`SELECT format('cursor %s of %s buckets', c, (SELECT count(*) FROM pgsagaz.outbox_bucket b WHERE b.cursor_id = c.id)) FROM pgsagaz.outbox_cursor c`,
+		`SELECT format('slot %s: %s messages, of which %s are behind their cursor, ids %s to %s, transactions %s to %s', o.slot, count(*),
+		               count(*) FILTER (WHERE pgsagaz.outbox_consumed(o.txid, o.id, c.prev, c.cur, c.last_id)), min(o.id), max(o.id), min(o.txid::text::bigint), max(o.txid::text::bigint))
+		 FROM pgsagaz.outbox o JOIN pgsagaz.outbox_bucket b USING (bucket) JOIN pgsagaz.outbox_cursor c ON c.id = b.cursor_id GROUP BY o.slot`,
+		`SELECT format('%s; %s said, %s taken, %s claimed, %s stuck, %s dead', s, (SELECT count(*) FROM said), (SELECT count(*) FROM ledger),
+		               (SELECT count(*) FROM pgsagaz.consumer_inbox), (SELECT count(*) FROM pgsagaz.outbox_stuck), (SELECT count(*) FROM pgsagaz.outbox_dead)) FROM pgsagaz.outbox_state s`,
+	} {
+		rows, _ := x.pool.Query(x.t.Context(), question) // CollectRows tells of the error
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		for _, line := range lines {
+			x.t.Log(line)
+		}
+		if err != nil {
+			x.t.Log(err)
+		}
+	}
+	var stacks strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+	x.t.Log(stacks.String())
+	for _, p := range x.processes {
+		before := len(p.log.bytes())
+		p.signal(syscall.SIGQUIT)
+		select {
+		case <-p.exited:
+		case <-time.After(patience):
+		}
+		x.t.Logf("%s is at:\n%s", p.id, p.log.bytes()[before:])
 	}
 }
 
