@@ -89,6 +89,7 @@ type answer struct {
 type beat struct {
 	at    time.Time
 	want  int // buckets that are ours by right
+	mine  int // that are ours on record, before any were taken
 	taken int
 	err   error
 }
@@ -150,12 +151,12 @@ func (l *loop) beat(ctx context.Context) {
 		}
 		last, lastAt = published, b.at
 		bounded, cancel := context.WithTimeout(ctx, l.cfg.Lease)
-		var relays, rank, mine, free int
+		var relays, rank, free int
 		rows, err := l.r.own.Query(bounded, sql.OutboxBeat, l.s.epoch, published, rate)
 		b.err = errFenced // no row
 		if err == nil {
 			for rows.Next() {
-				b.err = rows.Scan(&relays, &rank, &mine, &free)
+				b.err = rows.Scan(&relays, &rank, &b.mine, &free)
 			}
 			err = rows.Err()
 		}
@@ -164,7 +165,7 @@ func (l *loop) beat(ctx context.Context) {
 		}
 		if b.err == nil {
 			b.want = share(buckets, relays, rank)
-			if n := min(free, b.want-mine); n > 0 {
+			if n := min(free, b.want-b.mine); n > 0 {
 				failpoint.Hit("outbox.take.before")
 				b.err = l.r.own.QueryRow(bounded, sql.OutboxTake, l.s.epoch, n).Scan(&b.taken)
 				failpoint.Hit("outbox.take.after")
@@ -300,12 +301,13 @@ func (l *loop) beaten(ctx context.Context, b beat) error {
 	}
 	l.lastBeat = b.at
 	l.r.health.beatAt.Store(b.at.UnixNano())
-	l.load = l.load || b.taken > 0
 	l.r.metrics.taken.Add(float64(b.taken))
 	have := 0
 	for _, s := range l.spans {
 		have += len(s.buckets)
 	}
+	// If the answer to an earlier taking got lost, they are ours on record, and nobody would publish them.
+	l.load = l.load || b.taken > 0 || b.mine > have && !failpoint.Mutant("outbox.taken-unheard")
 	l.surplus = max(0, have-b.want)
 	l.measure()
 	return nil

@@ -55,6 +55,10 @@ func outbox() []Mutant {
 			Red:   red("outbox", "TestTheDeadAreBuried"),
 		},
 		{
+			Name: "outbox.taken-unheard", Plants: "buckets whose taking a relay has not heard of are nobody's: their messages wait for its end",
+			Red: red("outbox", "TestTheAnswerToATakingIsLost"),
+		},
+		{
 			Name: "outbox.take-from-now", Plants: "who takes buckets over begins with what is written from then on",
 			Edits: []Edit{function("outbox_take", "(p_epoch, source.prev, source.cur, source.last_id)", "(p_epoch, pg_current_snapshot(), NULL, 0)")},
 			Red:   red("integration/interleave", "TestMergesHandover"),
