@@ -27,7 +27,7 @@ const (
 )
 
 // rest is how long to leave the server alone after a batch that took so long, in a round that has lasted so long. A tenth of one core's
-// time is not felt by the sagas that run (`pgsagaz bench archive`: their p99 moves by some 5 %; with a fifth, in longer batches, by 18 %). Where
+// time is not felt by the sagas that run (`pgsagaz bench archive`: their p99 moves by 5 to 14 %; with a fifth, in longer batches, by 18 %). Where
 // that does not keep up with what ends it takes more: tables that grow for ever are felt more.
 func rest(batch, round time.Duration) time.Duration {
 	share := time.Duration(9)
