@@ -66,7 +66,7 @@ type claim struct {
 	stored  []byte // the payload as it is kept, where it is
 }
 
-// outcome is what sql.InboxClaim and pgsagaz.inbox_claims say of an event.
+// outcome is what pgsagaz.inbox_claims says of an event.
 type outcome string
 
 const (
@@ -74,7 +74,6 @@ const (
 	duplicate outcome = "duplicate"
 	tooOld    outcome = "too old"
 	future    outcome = "from the future"
-	unbounded outcome = "no partition" // of sql.InboxClaim alone: pgsagaz.inbox_claims makes it, or says that it is from the future
 )
 
 func (o outcome) err() error {

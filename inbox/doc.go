@@ -52,13 +52,6 @@
 //
 // The retention may not be shorter than what a consumer's broker may deliver again (Config.Horizon).
 //
-// # One message
-//
-// Alone in its transaction, a message with a UUIDv7 is claimed by one plain statement that travels with BEGIN, and not by pgsagaz.inbox_claims: PL/pgSQL
-// makes each of its expressions ready anew in every transaction, a third of what a claim took. Both do the same. The statement has one snapshot for
-// the floor and the INSERT; where there is no partition yet, the function is asked after it. Nothing is written twice, unless the handler took a
-// millisecond or more.
-//
 // # Batches
 //
 // A commit is what costs, so a Consumer puts many messages into one transaction. Their claims are one INSERT sorted

@@ -200,28 +200,24 @@ func (w *worker) begin(ctx context.Context, conn *pgxpool.Conn, items []*item) (
 		b.Queue(w.idle)
 	}
 	zero := 0
-	all := func(b *pgx.Batch, said *[]outcome) {
-		b.Queue(sql.InboxClaims, claimArguments(w.consumer, claims, &zero, w.keepPayload)...).QueryRow(func(row pgx.Row) error { return row.Scan(said) })
-	}
-	var said []outcome
-	if one := claims[0]; len(claims) == 1 && one.foreign == "" {
-		said = []outcome{""}
-		b.Queue(sql.InboxClaim, w.consumer, pgtype.UUID{Bytes: one.id, Valid: true}, clean(one.m.Topic), clean(one.m.Type), one.stored).
-			QueryRow(func(row pgx.Row) error { return row.Scan(&said[0]) })
-	} else {
-		all(b, &said)
-	}
+	b.Queue(sql.InboxClaims, claimArguments(w.consumer, claims, &zero, w.keepPayload)...)
 	br := conn.SendBatch(ctx, b)
 	tx := br.Tx()
-	if err := br.Close(); err != nil {
-		return nil, nil, err
-	}
-	if said[0] == unbounded {
-		b := &pgx.Batch{}
-		all(b, &said)
-		if err := conn.SendBatch(ctx, b).Close(); err != nil {
-			return nil, nil, err
+	var err error
+	for range b.Len() - 1 {
+		if err == nil {
+			_, err = br.Exec()
 		}
+	}
+	var said []outcome
+	if err == nil {
+		err = br.QueryRow().Scan(&said)
+	}
+	if closed := br.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	next := 0
 	for i := range outcomes {
@@ -346,14 +342,10 @@ func (w *worker) commit(ctx context.Context, conn *pgxpool.Conn, items []*item, 
 	if len(dead) > 0 {
 		b.Queue(sql.InboxDeadDone, dead, redrives)
 	}
+	b.Queue("COMMIT")
 	// A COMMIT that was cut off may have happened: better to wait for the answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if b.Len() == 0 { // alone it goes by the simple protocol: one message, and not four
-		_, err := conn.Exec(ctx, "COMMIT")
-		return err
-	}
-	b.Queue("COMMIT")
 	return conn.SendBatch(ctx, b).Close()
 }
 

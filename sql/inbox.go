@@ -6,8 +6,6 @@ import (
 
 // Statements of the inbox, by the file that holds them.
 var (
-	//go:embed queries/inbox_claim.sql
-	InboxClaim string
 	//go:embed queries/inbox_claims.sql
 	InboxClaims string
 	//go:embed queries/inbox_unclaim.sql
