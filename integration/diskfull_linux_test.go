@@ -30,7 +30,7 @@ func newDisk(t testing.TB, megabytes int) *disk {
 	}
 	if errors.Is(err, syscall.EPERM) {
 		_ = os.Remove(dir)
-		t.Skip("only root may mount a small disk")
+		lacks(t, "only root may mount a small disk")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func newServer(t testing.TB, o *localpg.Options) *localpg.Server {
 	o.Bin, o.Download = os.Getenv("PGSAGAZ_TEST_POSTGRES"), true
 	server, err := localpg.Start(t.Context(), o)
 	if errors.Is(err, localpg.ErrNoBinaries) {
-		t.Skip(err)
+		lacks(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)

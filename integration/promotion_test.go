@@ -19,7 +19,7 @@ func (x *torture) follow() {
 	x.t.Helper()
 	standby, err := x.server.Standby(x.t.Context())
 	if errors.Is(err, localpg.ErrNoBinaries) {
-		x.t.Skip(err)
+		lacks(x.t, err)
 	}
 	if err != nil {
 		x.t.Fatal(err)

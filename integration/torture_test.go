@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -317,6 +318,15 @@ func (x *torture) standstill() {
 		}
 		x.t.Logf("%s is at:\n%s", p.id, p.log.bytes()[before:])
 	}
+}
+
+// lacks skips a test for what this machine cannot do, or fails it where nothing may be left out.
+func lacks(t testing.TB, why any) {
+	t.Helper()
+	if os.Getenv("PGSAGAZ_TEST_FAULTS") == "required" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
 
 // TestTorture: a bank under all the harm there is. What holds in the end is what the README promises: see [torture.check].

@@ -98,7 +98,7 @@ func TestSetWallClock(t *testing.T) {
 	defer func() { _ = setWallClock(0) }()
 	begun := time.Now()
 	if err := setWallClock(time.Hour); err != nil {
-		t.Skip(err)
+		lacks(t, err)
 	}
 	ahead := time.Now()
 	if err := setWallClock(-time.Hour); err != nil {
