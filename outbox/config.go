@@ -28,7 +28,8 @@ type Config struct {
 	// PublishTimeout bounds a call of Publish. 0: 10 s.
 	PublishTimeout time.Duration
 	// Poll is how often to look for messages when nothing tells of any; while there are some it is every
-	// 5 ms. 0: 100 ms.
+	// 5 ms. 0: 100 ms, and 500 ms in quiet times: nothing came for 10 s, LISTEN works, and for 10 min no poll found what no
+	// wake had told of.
 	Poll time.Duration
 	// NoListen leaves LISTEN out: what commits in other processes is found by the poll.
 	NoListen bool
@@ -61,6 +62,8 @@ type Config struct {
 	// trace context goes out with the event all the same.
 	TracerProvider trace.TracerProvider
 	Logger         *slog.Logger // nil: slog.Default()
+
+	quietPoll time.Duration // Poll, in quiet times
 }
 
 // Optimistic publishing is what a commit causes at once, without waiting for a poll: in this process, or
@@ -89,19 +92,26 @@ const (
 )
 
 const (
-	busyPoll     = 5 * time.Millisecond   // while there is something to do
-	busyFor      = 100 * time.Millisecond // after there was
-	batchBytes   = 1 << 20                // of payloads in one call, above one event
-	probeBytes   = 64 << 10               // of those in a call for a part of the broker that took nothing the last time
-	windowBytes  = 64 << 20
-	checkpoint   = 100 * time.Millisecond // between two of a cursor
-	brokerFirst  = 10 * time.Millisecond  // backoff after a failure of the broker
-	brokerMost   = time.Second
-	partial      = time.Minute // since an acknowledgement: what fails then is taken for a part of the broker
-	shelf        = 250_000     // events whose bodies may be forgotten, while they wait for a part of the broker
-	maintainTick = 200 * time.Millisecond
-	directTurn   = 10 * time.Second // of a slot of outbox_direct
-	directBytes  = 8 << 20          // of it, after which its turn is over sooner
+	busyPoll    = 5 * time.Millisecond   // while there is something to do
+	busyFor     = 100 * time.Millisecond // after there was
+	batchBytes  = 1 << 20                // of payloads in one call, above one event
+	probeBytes  = 64 << 10               // of those in a call for a part of the broker that took nothing the last time
+	windowBytes = 64 << 20
+	checkpoint  = 100 * time.Millisecond // between two of a cursor
+	brokerFirst = 10 * time.Millisecond  // backoff after a failure of the broker
+	brokerMost  = time.Second
+	partial     = time.Minute            // since an acknowledgement: what fails then is taken for a part of the broker
+	shelf       = 250_000                // events whose bodies may be forgotten, while they wait for a part of the broker
+	quietPoll   = 500 * time.Millisecond // in quiet times
+	quietAfter  = 10 * time.Second       // without a message
+	missedFor   = 10 * time.Minute       // how long a poll that was needed is remembered
+	dueMost     = time.Second            // between two looks for what is due
+	dueLeast    = 200 * time.Millisecond
+	dueLimit    = 1000             // of one look
+	keepTick    = time.Second      // housekeeping
+	shedTick    = 10 * time.Minute // of the archive
+	directTurn  = 10 * time.Second // of a slot of outbox_direct
+	directBytes = 8 << 20          // of it, after which its turn is over sooner
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -112,7 +122,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	set(&c.Lease, 3*time.Second)
 	set(&c.PublishTimeout, 10*time.Second)
+	c.quietPoll = c.Poll
 	set(&c.Poll, 100*time.Millisecond)
+	set(&c.quietPoll, quietPoll)
 	set(&c.RotateEvery, 30*time.Second)
 	set(&c.Grace, 5*time.Second)
 	set(&c.Retry.Initial, time.Second)

@@ -57,6 +57,7 @@ type loop struct {
 	lastRead  time.Duration // how long the last one took
 	readEnd   time.Time     // when it ended
 	busyUntil time.Time     // poll fast until then
+	missedAt  time.Time     // when a poll last found what no wake had told of
 	woken     bool          // since the last read began
 	nextSave  time.Time
 	holdsAt   time.Time // when holds are worth a look; zero: no time

@@ -122,6 +122,11 @@ func Publish(ctx context.Context, tx pgx.Tx, messages ...Message) error {
 	for _, bucket := range now.buckets {
 		wakeLater(tx, bucket)
 	}
+	for i, bucket := range later.buckets {
+		if time.Until(later.due[i]) < dueMost { // before the relays look by themselves
+			wakeLater(tx, bucket)
+		}
+	}
 	return nil
 }
 

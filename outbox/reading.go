@@ -113,7 +113,7 @@ func (l *loop) paceReads(n int, woken, idle bool) {
 			l.missed()
 		}
 	}
-	next := now.Add(l.cfg.Poll)
+	next := now.Add(l.poll(now))
 	switch {
 	case slices.ContainsFunc(l.spans, func(s *span) bool { return !s.complete() }):
 		next = now
@@ -126,11 +126,20 @@ func (l *loop) paceReads(n int, woken, idle bool) {
 	l.nextRead = next
 }
 
+// poll is how long to wait for a wake before a look without one. It is more where writers are known to wake.
+func (l *loop) poll(now time.Time) time.Duration {
+	if l.r.listening.Load() && now.Sub(l.busyUntil) > quietAfter && now.Sub(l.missedAt) > missedFor {
+		return l.cfg.quietPoll
+	}
+	return l.cfg.Poll
+}
+
 // missed counts a poll that found what no wake had told of.
 func (l *loop) missed() {
 	if !l.cfg.Optimistic.Enabled {
 		return
 	}
+	l.missedAt = time.Now()
 	l.r.metrics.missed.Inc()
 	if l.r.woken.Load() <= 1 && !l.r.told.Swap(true) { // one is our own, when LISTEN began
 		l.r.log.Info("messages are found by the poll only: their writers' pools lack sql.WakeOnCommit, or they don't use sql.InTx")

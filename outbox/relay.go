@@ -32,7 +32,9 @@ type Relay struct {
 	tracer    trace.Tracer // nil: nobody makes spans
 	health    health
 
-	wakes     chan struct{}                 // something has committed; holds one
+	wakes     chan struct{}                 // something has committed, for the loop; holds one
+	stirs     chan struct{}                 // the same, for the housekeeping
+	listening atomic.Bool                   // other processes' wakes arrive
 	owned     atomic.Pointer[[buckets]bool] // buckets that a running session sees to
 	woken     atomic.Int64                  // wakes there were
 	published atomic.Int64
@@ -52,7 +54,7 @@ func NewRelay(pool *pgxpool.Pool, p Publisher, cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
-	r := &Relay{pool: pool, publisher: p, cfg: cfg, log: cfg.Logger, metrics: m, wakes: make(chan struct{}, 1)}
+	r := &Relay{pool: pool, publisher: p, cfg: cfg, log: cfg.Logger, metrics: m, wakes: make(chan struct{}, 1), stirs: make(chan struct{}, 1)}
 	if cfg.TracerProvider != nil {
 		r.tracer = tracing.Tracer(cfg.TracerProvider)
 	}

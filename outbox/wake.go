@@ -12,12 +12,14 @@ import (
 	"github.com/pgsagaz/pgsagaz/sql"
 )
 
-// wake has the loop look at once.
+// wake has the loop look at once, and the housekeeping soon.
 func (r *Relay) wake() {
 	r.woken.Add(1)
-	select {
-	case r.wakes <- struct{}{}:
-	default: // it is about to
+	for _, c := range []chan struct{}{r.wakes, r.stirs} {
+		select {
+		case c <- struct{}{}:
+		default: // it is about to
+		}
 	}
 }
 
@@ -79,6 +81,8 @@ func (r *Relay) listenOnce(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, sql.OutboxListen); err != nil {
 		return err
 	}
+	r.listening.Store(true)
+	defer r.listening.Store(false)
 	r.wake() // what committed before this is not told of
 	for {
 		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -1,1 +1,1 @@
-SELECT moved, coalesce(next_in, -1) FROM pgsagaz.outbox_due($1)
+SELECT moved, next_in FROM pgsagaz.outbox_due($1)
