@@ -5,7 +5,7 @@
 //	 │ commit         the messages exist; a wake follows the commit
 //	 ├► in this process                  ─┐
 //	 ├► NOTIFY, coalesced, tx of its own ─┤ one of these, at the latest the poll
-//	 └► poll: 5 ms while busy, 100 ms     ┘
+//	 └► poll: 5 ms while busy, 100 or 500 ┘
 //	 ▼
 //	Relay.loop        decides: what to read, what to send, what to hold
 //	 ├ session.read   what committed since the last snapshot, of this relay's buckets, in the order of ids

@@ -117,7 +117,7 @@ func (c *config) settings() []setting {
 		{&c.waitForSchema, "wait-for-schema", "PGSAGAZ_WAIT_FOR_SCHEMA", false, "wait for a schema that is missing or too old, instead of ending; for where migrations and workers start together"},
 		{&c.lease, "lease", "PGSAGAZ_LEASE", 5 * time.Second, "how long a worker may be silent before others take over"},
 		{&c.grace, "grace", "PGSAGAZ_GRACE", 20 * time.Second, "how long steps may go on when the worker is told to stop"},
-		{&c.poll, "poll", "PGSAGAZ_POLL", 100 * time.Millisecond, "how often to look for work that nobody told of"},
+		{&c.poll, "poll", "PGSAGAZ_POLL", time.Duration(0), "how often to look for work that nobody told of; 0: every 100ms, and for messages every 500ms in quiet times"},
 		{&c.sweep, "sweep", "PGSAGAZ_SWEEP", 500 * time.Millisecond, "how often to look for what dead workers held and for what is due"},
 		{&c.archiveAfter, "archive-after", "PGSAGAZ_ARCHIVE_AFTER", 24 * time.Hour, "when a saga that has ended moves into the archive; below 0: never"},
 		{&c.keepArchive, "keep-archive", "PGSAGAZ_KEEP_ARCHIVE", time.Duration(0), "how long it stays there; 0: for ever"},

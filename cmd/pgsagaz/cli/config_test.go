@@ -87,11 +87,11 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	mistakes := []string{
 		"line 1: there is no setting PGSAGAZ_POOLSIZE", "line 2: not of the form", "line 4: PGSAGAZ_SWEEP is there twice", "line 5: there is no setting PGSAGAZ_CONFIG",
 		`PGSAGAZ_LEASE: "soon"`, "--direct-url", `no option "colour"`, "both PGSAGAZ_DATABASE_URL and PGSAGAZ_DATABASE_URL_FILE",
-		"--pool-size: 0 is not between 1 and 32768", "--poll: 0s is below 1ms", `--only: "both" is none of sagas, relay`, `--on-rejected: "drop" is none of give up, hold`,
+		"--pool-size: 0 is not between 1 and 32768", "--poll: 1µs is below 1ms", `--only: "both" is none of sagas, relay`, `--on-rejected: "drop" is none of give up, hold`,
 		"--relay-lease: 1ms is below 500ms", "--log-level",
 	}
 	for _, command := range []string{"worker", "config"} {
-		r := h.run(command, "--pool-size", "0", "--poll", "0s", "--only", "both", "--on-rejected", "drop", "--relay-lease", "1ms", "--log-level", "loud")
+		r := h.run(command, "--pool-size", "0", "--poll", "1us", "--only", "both", "--on-rejected", "drop", "--relay-lease", "1ms", "--log-level", "loud")
 		if r.code != exitUsage || r.stdout != "" {
 			t.Errorf("%s: %+v", command, r)
 		}

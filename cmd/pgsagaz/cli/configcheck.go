@@ -39,7 +39,7 @@ func (c *config) check(has func(flag string) bool, owns func(scheme string) bool
 		{"queues", second(parseQueues(c.queues))},
 		{"lease", atLeast(c.lease, time.Second)},
 		{"grace", atLeast(c.grace, 0)},
-		{"poll", atLeast(c.poll, time.Millisecond)},
+		{"poll", zeroOrAtLeast(c.poll, time.Millisecond)},
 		{"sweep", atLeast(c.sweep, time.Millisecond)},
 		{"keep-archive", atLeast(c.keepArchive, 0)},
 		{"only", oneOf(c.only, "", "sagas", "relay")},
@@ -62,6 +62,15 @@ func (c *config) check(has func(flag string) bool, owns func(scheme string) bool
 		}
 	}
 	return wrong
+}
+
+// zeroOrAtLeast is atLeast where 0 stands for the default.
+func zeroOrAtLeast[T cmp.Ordered](v, least T) error {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return atLeast(v, least)
 }
 
 func atLeast[T cmp.Ordered](v, least T) error {
