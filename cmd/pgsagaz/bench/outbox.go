@@ -37,6 +37,9 @@ type Measure struct {
 	// Of a core, in percent: this process, and the backends of Postgres that serve it.
 	ClientCPU float64 `json:"client_cpu_percent,omitempty"`
 	ServerCPU float64 `json:"server_cpu_percent,omitempty"`
+	// What one transaction takes; only of those.
+	Cost      Cost `json:"cost,omitzero"`
+	FloorCost Cost `json:"floor_cost,omitzero"`
 }
 
 // OutboxParts are what [Outbox] measures.
@@ -294,9 +297,17 @@ func (b *outboxBench) transactions(ctx context.Context) ([]Measure, error) {
 		_, err := tx.Exec(ctx, "INSERT INTO pgsagaz_bench.effect (saga, step) VALUES ($1, 'bench')", uuid.New().String())
 		return err
 	}
-	r, err := pair(ctx, b.Options, nil, "transactions that publish", 32,
+	config := b.config.Copy()
+	config.ConnConfig.Tracer = nil
+	pool, g, err := metered(ctx, config, sql.WakeOnCommit)
+	if err != nil {
+		return nil, err
+	}
+	defer g.pool.Close()
+	defer pool.Close()
+	r, err := pair(ctx, b.Options, g, "transactions that publish", 32,
 		func(ctx context.Context) error {
-			return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 				if err := effect(ctx, tx); err != nil {
 					return err
 				}
@@ -304,7 +315,7 @@ func (b *outboxBench) transactions(ctx context.Context) ([]Measure, error) {
 			})
 		},
 		func(ctx context.Context) error {
-			return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 				if err := effect(ctx, tx); err != nil {
 					return err
 				}
@@ -320,7 +331,7 @@ func (b *outboxBench) transactions(ctx context.Context) ([]Measure, error) {
 		return nil, err
 	}
 	return []Measure{{Name: "transactions", What: "32 writers of an insert and a message, against an insert and a plain row of the same",
-		PerSecond: r.Engine.PerSecond, Floor: r.Floor.PerSecond, Ratio: r.Ratio, Ratios: r.Ratios}}, nil
+		PerSecond: r.Engine.PerSecond, Floor: r.Floor.PerSecond, Ratio: r.Ratio, Ratios: r.Ratios, Cost: r.EngineCost, FloorCost: r.FloorCost}}, nil
 }
 
 // acks says when each event was acknowledged.
