@@ -5,6 +5,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -46,6 +47,9 @@ type Options struct {
 	Duration    time.Duration // of one round of one side; 0: 3 s
 	Rounds      int           // 0: 3
 	Logger      *slog.Logger  // of the engine; nil: slog.Default()
+	// Profile is a directory for CPU profiles of the engine's rounds, and for the SQL they took longest over. It is made if need be, and
+	// so is the extension pg_stat_statements. "": none.
+	Profile string
 	// Progress is told what is being measured; nil: nobody.
 	Progress func(string)
 }
@@ -93,6 +97,10 @@ func pair(ctx context.Context, o Options, g *gauge, name string, concurrency int
 		*total, *units = total.plus(after, 1).plus(before, -1), *units+float64(n)
 		return f, err
 	}
+	profile, err := newProfile(ctx, o, g, name, concurrency)
+	if err != nil {
+		return r, err
+	}
 	// A first short round of each warms caches, connections and plans, and is not counted.
 	for round := -1; round < o.Rounds; round++ {
 		duration := o.Duration
@@ -102,18 +110,29 @@ func pair(ctx context.Context, o Options, g *gauge, name string, concurrency int
 		if round == 0 {
 			r.EngineCost, r.FloorCost, engineUnits, floorUnits = Cost{}, Cost{}, 0, 0
 		}
+		profiled := profile
+		if round < 0 {
+			profiled = nil
+		}
 		o.Progress(fmt.Sprintf("%s, %d in flight: round %d of %d", name, concurrency, round+1, o.Rounds))
 		f, err := spend(floor, duration, &r.FloorCost, &floorUnits)
 		if err != nil {
 			return r, fmt.Errorf("floor: %w", err)
 		}
-		e, err := spend(engine, duration, &r.EngineCost, &engineUnits)
+		end, err := profiled.begin(ctx, round)
 		if err != nil {
+			return r, err
+		}
+		e, err := spend(engine, duration, &r.EngineCost, &engineUnits)
+		if err = errors.Join(err, end()); err != nil {
 			return r, fmt.Errorf("engine: %w", err)
 		}
 		if round >= 0 {
 			engines, floors = append(engines, e), append(floors, f)
 		}
+	}
+	if err := profile.write(engineUnits); err != nil {
+		return r, err
 	}
 	var latencies []float64
 	for i := range engines {

@@ -114,8 +114,8 @@ func (a *app) bench() *cobra.Command {
 		},
 	}
 	a.cfg.bind(box.Flags(), "duration", "rounds", "idle")
-	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size", "at-least")
-	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size", "at-least")
+	a.cfg.bind(saga.Flags(), "steps", "concurrency", "duration", "rounds", "pool-size", "at-least", "profile")
+	a.cfg.bind(start.Flags(), "concurrency", "duration", "rounds", "pool-size", "at-least", "profile")
 	a.cfg.bind(wake.Flags(), "duration")
 	cmd.AddCommand(saga, start, wake, box, a.benchInbox(), a.benchArchive())
 	return cmd
@@ -165,7 +165,7 @@ func figureOrDash(f float64) string {
 }
 
 func (a *app) benchOptions() (bench.Options, error) {
-	o := bench.Options{Steps: a.cfg.benchSteps, Duration: a.cfg.benchDuration, Rounds: a.cfg.benchRounds, Logger: a.logger(slog.LevelWarn)}
+	o := bench.Options{Steps: a.cfg.benchSteps, Duration: a.cfg.benchDuration, Rounds: a.cfg.benchRounds, Profile: a.cfg.benchProfile, Logger: a.logger(slog.LevelWarn)}
 	if !a.cfg.json {
 		o.Progress = func(s string) { fmt.Fprintln(a.Stderr, s) }
 	}
@@ -188,7 +188,15 @@ func (a *app) benchOptions() (bench.Options, error) {
 // benchOn runs f on the database given, or on one of its own that is as durable as a real one.
 func (a *app) benchOn(ctx context.Context, f func(*pgxpool.Config) error) (err error) {
 	if a.cfg.databaseURL == "" {
-		server, err2 := localpg.Start(ctx, &localpg.Options{Download: true, CacheDir: demoCache(), Durable: true, Logger: a.logger(slog.LevelWarn)})
+		o := &localpg.Options{Download: true, CacheDir: demoCache(), Durable: true, Logger: a.logger(slog.LevelWarn)}
+		if a.cfg.benchProfile != "" {
+			o.Settings = map[string]string{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_planning": "on"}
+		}
+		server, err2 := localpg.Start(ctx, o)
+		if err2 != nil && o.Settings != nil { // a Postgres without its contrib modules: the profile says so
+			o.Settings = nil
+			server, err2 = localpg.Start(ctx, o)
+		}
 		if err2 != nil {
 			return err2
 		}

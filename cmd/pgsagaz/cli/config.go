@@ -51,6 +51,7 @@ type config struct {
 	benchDuration           time.Duration
 	benchIdle               time.Duration
 	benchAtLeast            float64
+	benchProfile            string
 
 	orders, demoWorkers int
 	failRate            float64
@@ -145,6 +146,7 @@ func (c *config) settings() []setting {
 		{&c.benchDuration, "duration", "", 3 * time.Second, "how long one round of one side takes"},
 		{&c.benchIdle, "idle", "", 10 * time.Second, "how long a relay that has nothing to do is watched"},
 		{&c.benchAtLeast, "at-least", "", 0.0, "fail if a throughput is less than this part of its floor's; 0: never"},
+		{&c.benchProfile, "profile", "", "", "directory for CPU profiles of the engine's rounds and the SQL they took longest over (default: none are made)"},
 		{&c.benchRounds, "rounds", "", 3, "rounds of each side"},
 		{&c.benchRows, "rows", "", 1_000_000, "entries of the big inbox; ended sagas to archive"},
 
