@@ -188,15 +188,10 @@ func (a *app) benchOptions() (bench.Options, error) {
 // benchOn runs f on the database given, or on one of its own that is as durable as a real one.
 func (a *app) benchOn(ctx context.Context, f func(*pgxpool.Config) error) (err error) {
 	if a.cfg.databaseURL == "" {
-		o := &localpg.Options{Download: true, CacheDir: demoCache(), Durable: true, Logger: a.logger(slog.LevelWarn)}
-		if a.cfg.benchProfile != "" {
-			o.Settings = map[string]string{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_planning": "on"}
-		}
-		server, err2 := localpg.Start(ctx, o)
-		if err2 != nil && o.Settings != nil { // a Postgres without its contrib modules: the profile says so
-			o.Settings = nil
-			server, err2 = localpg.Start(ctx, o)
-		}
+		server, err2 := localpg.Start(ctx, &localpg.Options{
+			Download: true, CacheDir: demoCache(), Durable: true, Logger: a.logger(slog.LevelWarn),
+			Settings: map[string]string{"pg_stat_statements.track_planning": strconv.FormatBool(a.cfg.benchProfile != "")}, // nothing, if it is not there
+		})
 		if err2 != nil {
 			return err2
 		}
