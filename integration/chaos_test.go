@@ -78,7 +78,11 @@ func TestChaos(t *testing.T) {
 		}
 		t.Log(did)
 		for i, p := range workers {
-			if p.wake(); !p.alive() {
+			p.wake()
+			if p.termed { // it is ending, or it will be now that it is awake: nobody else would take its place
+				p.wait(t)
+			}
+			if !p.alive() {
 				workers[i] = w.launch(o)
 			}
 		}

@@ -107,6 +107,7 @@ type process struct {
 	cmd    *exec.Cmd
 	log    *processLog
 	exited chan struct{} // closed when the process is gone
+	termed bool          // it is asked to end
 }
 
 // startProcess starts this binary as what the variable makes of it, and does not wait for it.
@@ -181,7 +182,10 @@ func (p *process) stop() { p.signal(syscall.SIGSTOP) }
 func (p *process) wake() { p.signal(syscall.SIGCONT) }
 
 // term asks the process to end in an orderly way.
-func (p *process) term() { p.signal(syscall.SIGTERM) }
+func (p *process) term() {
+	p.termed = true
+	p.signal(syscall.SIGTERM)
+}
 
 // wait waits until the process is gone, and tells by which signal; 0: it ended by itself.
 func (p *process) wait(t testing.TB) syscall.Signal {
